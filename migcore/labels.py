@@ -4,9 +4,9 @@ A class is an integer 0..31 everywhere in migcore. Label files hold raw ids 1..3
 (:func:`from_raw_id`). Names are those of the MiGA challenge's label list; ``wording`` is that of the data set's own
 figure, which differs where the list is loose (class 3 is "touch face" in the list, *head* in the figure).
 
-Prompts follow Open-VCLIP and FROSTER: 28 templates of the class name, each followed by the full "name: description", and
-as a 29th the full string alone. FROSTER's descriptions come from a language model; ours are written by hand and say only
-what can be seen.
+Prompts follow Open-VCLIP and FROSTER: 28 templates of the class name, each followed by the full "name: description",
+and as a 29th the full string alone. FROSTER's descriptions come from a language model; ours are written by hand and
+say only what can be seen.
 """
 
 from __future__ import annotations

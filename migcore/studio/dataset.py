@@ -19,7 +19,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class StudioConfig:
     max_seconds: float = 3.2
     gap_seconds: float = 0.5
     seed: int = 0
-    estimator: EstimatorConfig = EstimatorConfig()
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 2:

@@ -1,8 +1,8 @@
 """The skeleton file is an estimate: what a pose estimator would make of the film, errors included.
 
 The true points of the rig become 35 points in OpenPose's order (25 of the body, five fingers of each hand). They jitter
-with a memory of a few frames, drop out in runs, lose score and accuracy where a hand covers them or the body hides them,
-and now and then left and right change places. NumPy only; bit-identical for a seed.
+with a memory of a few frames, drop out in runs, lose score and accuracy where a hand covers them or the body hides
+them, and now and then left and right change places. NumPy only; bit-identical for a seed.
 
 Legend: T frames, P = 35 points, coordinates in pixels of the film.
 """
@@ -122,7 +122,7 @@ def estimate(
     all_points, all_scores = np.zeros((t, POINTS, 2)), np.zeros((t, POINTS))
     all_points[:, list(JOINT_POINTS)] = points * size
     all_scores[:, list(JOINT_POINTS)] = scores
-    hips = np.stack([pose.pelvis, pose.pelvis - [0.1, 0], pose.pelvis + [0.1, 0]], 1)
+    hips = np.stack([pose.pelvis, pose.pelvis - np.array([0.1, 0.0]), pose.pelvis + np.array([0.1, 0.0])], 1)
     seen = (hips[..., 1] < 1) & (rng.random((t, 3)) < 0.5)
     hips = hips + rng.standard_normal(hips.shape) * 0.02
     all_points[:, [8, 9, 12]] = np.where(seen[..., None], hips * size, 0)

@@ -1,7 +1,7 @@
 """From a posed body to a picture: which shapes stand for a speaker, a table and a wall, and in which order.
 
-Arms change their place in the order: hidden by the body (arms behind the back), under the table, or in front of all. The
-label map that :func:`migcore.studio.renderer.draw` returns uses the indices of ``PART_NAMES``.
+Arms change their place in the order: hidden by the body (arms behind the back), under the table, or in front of all.
+The label map that :func:`migcore.studio.renderer.draw` returns uses the indices of ``PART_NAMES``.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def _rgb(colour: tuple[float, float, float] | Array, scene: Scene, gain: float =
 
 
 def wall(scene: Scene, height: int, width: int) -> Tensor:
-    """The sponsor wall of a scene: [3, H, W, 3] float32, the picture and its derivatives along x and y (per frame unit).
+    """The sponsor wall of a scene: [3, H, W, 3] float32, the picture and its derivatives along x and y.
 
-    The camera moves by less than a pixel between frames; with the derivatives a shifted wall is a sum of three pictures.
+    Derivatives are per frame unit. The camera moves by less than a pixel between frames; with them a shifted wall is a
+    sum of three pictures.
     """
     y = ((torch.arange(height, dtype=torch.float32) + 0.5) / height)[:, None].expand(height, width)
     x = ((torch.arange(width, dtype=torch.float32) + 0.5) / width)[None, :].expand(height, width)
@@ -148,7 +149,7 @@ def shapes(pose: Pose, subject: Subject, scene: Scene) -> list[list[Shape]]:
     return [*back_hair, *behind, torso, head, *under, furniture, *front]
 
 
-def _arm(  # type: ignore[no-untyped-def]
+def _arm(
     pose: Pose,
     subject: Subject,
     side: int,
@@ -208,7 +209,7 @@ def _pen_side(pose: Pose, handed: int) -> int:
     return handed if abs(at[0] - at[1]) < 0.2 else int(at[1] > at[0])
 
 
-def _torso(  # type: ignore[no-untyped-def]
+def _torso(
     pose: Pose,
     subject: Subject,
     scene: Scene,

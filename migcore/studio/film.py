@@ -1,4 +1,5 @@
-"""One interview film: which gestures happen when, the motion, the frames, and the skeleton that an estimator would find.
+"""One interview film: which gestures happen when, the motion, the frames, and the skeleton that an estimator would
+find.
 
 Motion, labels and skeletons are NumPy only and the same on every machine; frames are drawn in torch and agree to a
 rounding error. A film is identified by its seed: everything in it follows from ``numpy.random.SeedSequence``.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +94,7 @@ def render(film: Film, size: int, *, chunk: int = 48, device: str = "cpu") -> It
 
 def cut(body: Pose, frames: slice | Array) -> Pose:
     """The pose in some of the frames."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in vars(body).items():
         if name == "curves":
             values[name] = {k: v[frames] for k, v in value.items()}

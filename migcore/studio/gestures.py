@@ -1,10 +1,10 @@
 """One motion program per class, over idle motion that never stops.
 
-A program adds to the control curves of a stretch of film and says what the hands reach for. Every program has onset, apex
-and offset, small amplitudes, and a draw of its own of side, speed, strength and place, so that no two clips are alike.
-Some classes move the same joints and differ only in what a camera sees (pressed lips, puffed cheeks, a pen in the hand);
-others are small and fast, which film at low resolution shows badly and the skeleton well. The idle motion holds the
-confusers: talking, head turns, still moments, fidgeting without an object, a half shrug.
+A program adds to the control curves of a stretch of film and says what the hands reach for. Every program has onset,
+apex and offset, small amplitudes, and a draw of its own of side, speed, strength and place, so that no two clips are
+alike. Some classes move the same joints and differ only in what a camera sees (pressed lips, puffed cheeks, a pen in
+the hand); others are small and fast, which film at low resolution shows badly and the skeleton well. The idle motion
+holds the confusers: talking, head turns, still moments, fidgeting without an object, a half shrug.
 
 Amplitudes were set once, with the probes of :mod:`migcore.studio.probes`; see ``STUDIO_VERSION``.
 """

@@ -1,8 +1,8 @@
 """Two deliberately simple networks that measure how hard the studio is, before any method is run on it.
 
 A 1-D CNN on keypoints and a 2-D CNN on frames, trained for a minute each. A version of the studio is frozen when, on
-validation clips, each of them is right on 50 to 75 % of the clips, their fusion is clearly better than both, and no class
-is missed by both always. The probes know nothing of the method that the book is about, and are not tuned to it.
+validation clips, each of them is right on 50 to 75 % of the clips, their fusion is clearly better than both, and no
+class is missed by both always. The probes know nothing of the method that the book is about, and are not tuned to it.
 
 Legend: N clips, T frames, V keypoints, C classes, H W pixels.
 """

@@ -1,9 +1,9 @@
 """Forward kinematics of a seated speaker: a few control curves become the points of a body in every frame.
 
 The torso hangs between pelvis and neck, the head sits on the neck, and each arm is a two-bone chain in three dimensions
-that is solved for the elbow (law of cosines, with a pole that says where the elbow points) and projected along z. What a
-hand reaches for is an *anchor*, a place on the posed body ("chin", "forearm of the other side"), so that a hand stays at
-the chin while the head moves.
+that is solved for the elbow (law of cosines, with a pole that says where the elbow points) and projected along z.
+What a hand reaches for is an *anchor*, a place on the posed body ("chin", "forearm of the other side"), so that a
+hand stays at the chin while the head moves.
 
 Legend: T frames; 2 sides (0 = left of the picture); 5 fingers, thumb first; x right, y down, z towards the camera, all
 in frame units.

@@ -95,7 +95,7 @@ def _subject_stills(rng: np.random.Generator, count: int, size: int) -> Stills:
     frames, parts = draw(shapes(body, subject, scene), backdrop.expand(count, -1, -1, -1).contiguous(), parts=GRID)
     noise = torch.from_numpy(rng.standard_normal((count, size, size, 1)).astype(np.float32)) * scene.noise
     points = body.keypoints()
-    visible = ((points > 0) & (points < 1)).all(-1)
+    visible = np.asarray(((points > 0) & (points < 1)).all(-1))
     for side, (wrist, fingers) in enumerate(((4, slice(17, 22)), (7, slice(12, 17)))):
         seen = body.hand_behind[:, side] < 0.5
         visible[:, wrist] &= seen
