@@ -131,14 +131,17 @@ def locked(path: Path, *, wait: bool = False, what: str = "this file") -> Iterat
         holder = lock_holder(path)
         if holder is None:
             _remove_dead(path)
-        elif wait:
+        elif wait and holder["pid"] != os.getppid():
             waited = True
             time.sleep(0.2)
         else:
+            hint = "Wait for it to end; if there is no such process, delete this file"
+            if holder["pid"] == os.getppid():  # waiting for the process that waits for this one would be for ever
+                hint = (
+                    "That process started this one, which ran its script again: put it under if __name__ == '__main__'"
+                )
             raise LedgerError(
-                f"{what} is being written by process {holder['pid']} on {holder['host']}",
-                where=path,
-                hint="Wait for it to end; if there is no such process, delete this file",
+                f"{what} is being written by process {holder['pid']} on {holder['host']}", where=path, hint=hint
             )
     try:
         yield waited

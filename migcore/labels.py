@@ -50,7 +50,7 @@ _ROWS: list[tuple[str, str, str, int, int, str]] = [
     ("touch hat", "Touching hat", "head-hand", 38, 1, "a hand at the hat"),
     ("touch face", "Touching or scratching head", "head-hand", 199, 8, "a hand on top of the head, on the hair"),
     ("touch forehead", "Touching or scratching forehead", "head-hand", 80, 0, "a hand at the forehead"),
-    ("cover face", "Covering face", "head-hand", 23, 0, "both hands in front of the face"),
+    ("cover face", "Covering face", "head-hand", 23, 0, "the face behind both hands"),
     ("rub eyes", "Rubbing eyes", "head-hand", 57, 7, "a hand at an eye"),
     (
         "touch other face part",
@@ -61,7 +61,7 @@ _ROWS: list[tuple[str, str, str, int, int, str]] = [
         "a hand at the nose or at a cheek",
     ),
     ("touch ears", "Touching ears", "head-hand", 80, 7, "a hand at an ear"),
-    ("bite nails", "Biting nails", "head-hand", 3, 0, "finger tips at the mouth"),
+    ("bite nails", "Biting nails", "head-hand", 3, 0, "the fingers at the mouth"),
     ("touch chin", "Touching jaw", "head-hand", 284, 18, "a hand at the chin"),
     ("touch neck", "Touching or scratching neck", "body-hand", 137, 17, "a hand at the side of the neck"),
     ("play hair", "Playing or adjusting hair", "body-hand", 97, 0, "a hand in long hair beside the face"),

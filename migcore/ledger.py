@@ -1,0 +1,396 @@
+"""Run records: what was trained with which configuration, data and code, what came out, and where it is kept.
+
+A run's key is the hash of three things: its resolved configuration, the identity of its data, and the source of the
+modules that decide its numbers. A run with that key is loaded, not repeated. Notable choices:
+
+* the source hash reads the syntax tree without comments and docstrings, in a form that does not depend on the Python
+  version, so that wording a docstring retrains nothing and a workstation's record is valid on a laptop;
+* a run is a folder ``<experiment>-seed<n>-<key>``: ``arrays.safetensors`` first, ``run.json`` last, each written whole,
+  so a folder without ``run.json`` is unfinished work and nothing else;
+* one writer per run: a lock file holds process and host, and is taken over when that process is gone.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from migcore.errors import ConfigError, LedgerError
+from migcore.files import lock_holder, locked, write_json, write_whole
+
+NO_NUMBERS = {"numbers": False}
+"""Metadata of a dataclass field that cannot change a result (a path, a worker count): left out of the key."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def canonical(value: Any) -> Any:
+    """``value`` as plain JSON types: dataclasses become dicts (without ``NO_NUMBERS`` fields), tuples become lists.
+
+    Raises:
+        ConfigError: a part of it has no such form (a module, an open file, NaN …).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("numbers", True)]
+        return {f.name: canonical(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]
+    if isinstance(value, (np.integer, np.floating)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and np.isfinite(value)):
+        return value
+    raise ConfigError(f"{value!r} cannot be part of a run's configuration")
+
+
+def canonical_json(value: Any) -> str:
+    """:func:`canonical` as one line of JSON with sorted keys."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(node: Any) -> Any:
+    """Syntax tree → nested lists without positions, empty fields, comments or strings that stand as statements."""
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 leaves empty constants between the parts of some f-strings
+        node = ast.JoinedStr([v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")])
+    if isinstance(node, ast.AST):
+        fields = [
+            (name, _plain(value)) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment")
+        ]
+        # Newer Pythons add fields that are empty in older code: an empty field and an absent one must look alike.
+        return [type(node).__name__, *([name, value] for name, value in fields if value not in (None, []))]
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_docstring(item)]
+    return None if node is None else repr(node)
+
+
+def _is_docstring(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _defines(statement: ast.stmt) -> set[str]:
+    """Names that a top-level statement defines or assigns."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {statement.name}
+    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def hash_text(source: str, names: Sequence[str] = ()) -> str:
+    """Hash of Python source that comments, docstrings, layout and the Python version do not change.
+
+    Args:
+        source: a module's text.
+        names: only the top-level definitions of these names (functions, classes, constants); empty for all.
+
+    Raises:
+        ConfigError: a name is not defined at the top level.
+    """
+    body = ast.parse(source).body
+    if names:
+        missing = set(names) - set().union(*map(_defines, body))
+        if missing:
+            raise ConfigError(f"{', '.join(sorted(missing))} not defined at the top level of the module")
+        body = [statement for statement in body if _defines(statement) & set(names)]
+    return hashlib.sha256(json.dumps(_plain(body)).encode()).hexdigest()
+
+
+@cache
+def _hash_module(entry: str, path: str, changed: int) -> str:
+    names = entry.partition(":")[2]
+    return hash_text(Path(path).read_text(encoding="utf-8"), names.split(",") if names else ())
+
+
+def source_hash(modules: Sequence[str]) -> str:
+    """Hash of the source of modules (:func:`hash_text`).
+
+    Args:
+        modules: dotted names; ``"package.module:Name,other"`` takes only those definitions of the module.
+
+    Returns:
+        64 hexadecimal digits; the order of ``modules`` does not matter.
+
+    Raises:
+        ConfigError: a module or name does not exist.
+    """
+    found = {}
+    for entry in modules:
+        try:
+            spec = importlib.util.find_spec(entry.partition(":")[0])
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or spec.origin is None:
+            raise ConfigError(f"no module {entry.partition(':')[0]} to take the source of")
+        found[entry] = _hash_module(entry, spec.origin, os.stat(spec.origin).st_mtime_ns)
+    return hashlib.sha256(canonical_json(found).encode()).hexdigest()
+
+
+def run_key(config: Any, data: str, modules: Sequence[str]) -> str:
+    """Key of a run: 16 hexadecimal digits of SHA-256 over (resolved config, data identity, source hash).
+
+    Args:
+        config: dataclass, dict or any nesting of them (:func:`canonical`).
+        data: identity of the data set.
+        modules: the modules that decide the numbers (:func:`source_hash`).
+    """
+    parts = {"config": canonical(config), "data": data, "code": source_hash(modules)}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclasses.dataclass
+class Run:
+    """One record.
+
+    Attributes:
+        key: :func:`run_key`.
+        experiment, preset, seed: what was run; ``preset`` carries overrides in its label.
+        config: resolved configuration, in canonical form.
+        data: identity of the data set.
+        code: source hash of ``modules`` when it ran.
+        modules: the modules that decide its numbers.
+        depends: keys of the runs whose arrays went in, by experiment name.
+        metrics: per split, what :func:`migcore.metrics.classification` returned (0..1).
+        history: one dict per epoch.
+        clips: per split, ``{"ids": [...], "subjects": [...]}`` in the order of the logits.
+        device, seconds, created, commit, versions: where, how long, when (UTC), and with what it ran.
+        extra: anything else worth keeping, JSON types only.
+        stale: its code has changed since ("recorded with an older version"); worked out on reading, never stored.
+        folder: where it was read from; never stored.
+    """
+
+    key: str
+    experiment: str
+    preset: str
+    seed: int
+    config: dict[str, Any]
+    data: str
+    code: str
+    modules: list[str]
+    depends: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    clips: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)
+    device: str = ""
+    seconds: float = 0.0
+    created: str = ""
+    commit: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stale: bool = False
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder name: ``<experiment>-seed<n>-<key>``."""
+        return f"{self.experiment}-seed{self.seed}-{self.key}"
+
+
+_UNSTORED = ("stale", "folder")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that numbers depend on."""
+    from importlib.metadata import version
+
+    return {"python": sys.version.split()[0], **{p: version(p) for p in ("numpy", "torch", "accelerate", "av")}}
+
+
+def source_root() -> Path | None:
+    """Root of the repository this package is run from, or None when it is installed elsewhere."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "migcore").is_dir() else None
+
+
+def source_commit() -> str:
+    """Short commit of the source checkout, "+" behind it when tracked files differ from it; "" outside a checkout."""
+    root = source_root()
+    if root is None:
+        return ""
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+# -------------------------------------------------------------------------------------------------------------- ledger
+
+
+class Ledger:
+    """Records of runs in two folders: fresh ones and recorded ones.
+
+    Args:
+        runs: where fresh runs are written.
+        recorded: committed records, read only (:meth:`record` adds to it); None if there are none.
+    """
+
+    def __init__(self, runs: Path, recorded: Path | None = None) -> None:
+        self.runs, self.recorded = Path(runs), None if recorded is None else Path(recorded)
+
+    def _read(self, path: Path) -> Run:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            run = Run(**values, folder=path.parent)
+        except (OSError, ValueError, TypeError) as error:
+            hint = "Delete its folder; the run will be made again"
+            raise LedgerError(f"is not a run record ({error})", where=path, hint=hint) from error
+        try:
+            run.stale = source_hash(run.modules) != run.code
+        except ConfigError:  # a module it was made with is gone
+            run.stale = True
+        return run
+
+    def _folders(self) -> list[Path]:
+        return [self.runs] if self.recorded is None else [self.runs, self.recorded]
+
+    def get(self, key: str) -> Run | None:
+        """The run of that key, a fresh one before a recorded one; None if there is none.
+
+        Raises:
+            LedgerError: its record is damaged.
+        """
+        paths = [path for folder in self._folders() for path in sorted(folder.glob(f"*-{key}/run.json"))]
+        return self._read(paths[0]) if paths else None
+
+    def all(self) -> list[Run]:
+        """All runs, newest first; of a run that is both fresh and recorded, the fresh one."""
+        runs: dict[str, Run] = {}
+        for folder in self._folders():
+            for path in sorted(folder.glob("*-seed*-*/run.json")):
+                run = self._read(path)
+                runs.setdefault(run.key, run)
+        return sorted(runs.values(), key=lambda run: (run.created, run.key), reverse=True)
+
+    def find(self, experiment: str, preset: str | None = None, seed: int | None = None) -> list[Run]:
+        """Runs of an experiment, newest first, fresh and recorded; ``stale`` tells which have older code.
+
+        Args:
+            experiment: its name.
+            preset: only of this preset label.
+            seed: only of this seed.
+        """
+        return [
+            run
+            for run in self.all()
+            if run.experiment == experiment and preset in (None, run.preset) and seed in (None, run.seed)
+        ]
+
+    def folder(self, run: Run) -> Path:
+        """Where a fresh run is written (it need not exist yet)."""
+        return self.runs / run.name
+
+    @contextlib.contextmanager
+    def writer(self, run: Run, *, wait: bool = False) -> Iterator[bool]:
+        """Be the one writer of a run while the body runs; see :func:`migcore.files.locked` for arguments and errors."""
+        with locked(self.folder(run) / "lock", wait=wait, what=f"{run.experiment} (seed {run.seed})") as waited:
+            yield waited
+
+    def save(self, run: Run, arrays: Mapping[str, np.ndarray]) -> Run:
+        """Write a run, its arrays first, then its record.
+
+        Args:
+            run: the record.
+            arrays: ``"<split>.logits"`` [N, C] float32, ``"<split>.labels"`` [N] int64, and others named
+                ``"<group>.<name>"``.
+
+        Returns:
+            the run as read back.
+
+        Raises:
+            StorageError: the disk is full; nothing that was there is lost.
+            LedgerError: another live process is writing this run.
+        """
+        lock = self.folder(run) / "lock"
+        holder = lock_holder(lock)
+        if holder is not None and holder["pid"] == os.getpid():
+            return self._write(self.runs, run, arrays)
+        with locked(lock, what=f"{run.experiment} (seed {run.seed})"):
+            return self._write(self.runs, run, arrays)
+
+    def _write(self, root: Path, run: Run, arrays: Mapping[str, np.ndarray]) -> Run:
+        from safetensors.numpy import save_file
+
+        folder = root / run.name
+        tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_whole(folder / "arrays.safetensors", lambda temporary: save_file(tensors, temporary))
+        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in _UNSTORED}
+        write_json(folder / "run.json", values)
+        return self._read(folder / "run.json")
+
+    def load_arrays(self, run: Run, group: str) -> dict[str, np.ndarray]:
+        """Arrays of one group of a run: ``load_arrays(run, "test")`` → ``{"logits": …, "labels": …}``.
+
+        Raises:
+            LedgerError: the file is missing or damaged, or holds no such group.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = (run.folder or self.folder(run)) / "arrays.safetensors"
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = [name for name in file.keys() if name.startswith(f"{group}.")]  # noqa: SIM118 - not a dict
+                arrays = {name.removeprefix(f"{group}."): file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            hint = "Delete its folder; the run will be made again"
+            raise LedgerError(f"cannot be read ({error})", where=path, hint=hint) from error
+        if not arrays:
+            raise LedgerError(f"holds no arrays of {group!r}", where=path, hint="A run keeps those of its splits")
+        return arrays
+
+    def record(self, key: str) -> Path:
+        """Copy a fresh run (record and arrays, no weights) to the recorded ones.
+
+        Args:
+            key: the run's key, or its first digits.
+
+        Returns:
+            the folder written.
+
+        Raises:
+            LedgerError: no fresh run, or several, have that key; there is no folder of recorded runs; the run is stale.
+        """
+        if self.recorded is None:
+            raise LedgerError(
+                "there is no folder for recorded runs", hint="Run migcore from a checkout of its repository"
+            )
+        found = sorted(self.runs.glob(f"*-seed*-{key}*/run.json")) if key else []
+        if len(found) != 1:
+            hint = "`migcore runs` lists them"
+            raise LedgerError(
+                f"{len(found)} fresh runs have a key that begins with {key!r}", where=self.runs, hint=hint
+            )
+        run = self._read(found[0])
+        if run.stale:
+            hint = "Run the experiment again, then record it"
+            raise LedgerError("was made by code that has changed since", where=found[0], hint=hint)
+        target = self.recorded / run.name
+        for name in ("arrays.safetensors", "run.json"):
+            write_whole(target / name, partial(shutil.copyfile, found[0].parent / name))
+        return target

@@ -1,0 +1,329 @@
+"""Presets: what is trained on what, at four sizes; every field can be overridden by its dotted name.
+
+    preset("laptop", {"train_posec3d.epochs": 3, "skeleton.frames": "24"})
+
+The config dataclasses live beside what they configure; this file only assembles them. ``smoke`` is for tests,
+``laptop`` is the book's default, ``workstation`` makes the recorded runs, ``imigue`` is the published recipe on real
+data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from migcore.data.datasets import SkeletonConfig, VideoConfig
+from migcore.errors import ConfigError
+from migcore.ledger import NO_NUMBERS
+from migcore.models.clip import TeacherConfig
+from migcore.models.posec3d import PoseC3DConfig
+from migcore.studio.dataset import StudioConfig
+from migcore.training import TrainConfig
+
+T = TypeVar("T")
+Value = str | int | float | bool | list[Any] | tuple[Any, ...] | None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which folder holds the clips.
+
+    Attributes:
+        root: a folder in iMiGUE's layout; "" for the preset's studio, which is made when it is first needed.
+        column_map: how the columns of its skeleton files are laid out (:func:`migcore.data.layouts.column_map`).
+        first_frame: number that its label files give the first frame of a film, 1 or 0.
+        skip_bad: leave damaged clips out, count and list them, instead of stopping.
+    """
+
+    root: str = field(default="", metadata=NO_NUMBERS)
+    column_map: str = "openpose35"
+    first_frame: int = 1
+    skip_bad: bool = field(default=False, metadata=NO_NUMBERS)  # which clips it left out is part of the data's identity
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Linear probe of frozen features.
+
+    Attributes:
+        l2: penalties to choose from (times half the squared norm of the weights).
+        held_out: share of the training subjects on whose clips the penalty is chosen.
+        iterations: of L-BFGS, at most.
+    """
+
+    l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    held_out: float = 0.25
+    iterations: int = 200
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that an experiment may ask for.
+
+    Attributes:
+        name: "smoke", "laptop", "workstation" or "imigue".
+        data: where the clips are.
+        studio: the embedded data set; None with real data.
+        skeleton: clips of keypoints and their heat-maps.
+        posec3d: the skeleton network.
+        train_posec3d: its recipe.
+        video: clips of frames.
+        teacher: the frozen CLIP.
+        probe: the linear probe on it.
+        overrides: fields that differ from the preset, as ``(dotted name, value as text)``, sorted; without those that
+            cannot change a number.
+    """
+
+    name: str
+    data: DataConfig
+    studio: StudioConfig | None
+    skeleton: SkeletonConfig
+    posec3d: PoseC3DConfig
+    train_posec3d: TrainConfig
+    video: VideoConfig
+    teacher: TeacherConfig
+    probe: ProbeConfig = ProbeConfig()
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name and overrides: ``laptop`` or ``laptop+train_posec3d.epochs=3``. Runs are filed under it."""
+        return "+".join([self.name, *(f"{name}={value}" for name, value in self.overrides)])
+
+
+def _smoke() -> Preset:
+    return Preset(
+        name="smoke",
+        data=DataConfig(),
+        studio=StudioConfig(
+            size=32,
+            train_clips=64,
+            val_clips=32,
+            test_clips=40,
+            train_subjects=4,
+            val_subjects=2,
+            test_subjects=3,
+            max_seconds=2.0,
+        ),
+        skeleton=SkeletonConfig(
+            frames=8, train_size=(16, 16), test_size=(16, 16), test_clips=1, test_flip=True, padding=0.05
+        ),
+        posec3d=PoseC3DConfig(base_channels=4),
+        train_posec3d=TrainConfig(epochs=1),
+        video=VideoConfig(frames=2, size=32),
+        teacher=TeacherConfig(),
+    )
+
+
+def _laptop() -> Preset:
+    return Preset(
+        name="laptop",
+        data=DataConfig(),
+        studio=StudioConfig(
+            size=64,
+            train_clips=1000,
+            val_clips=400,
+            test_clips=600,
+            train_subjects=30,
+            val_subjects=12,
+            test_subjects=18,
+        ),
+        skeleton=SkeletonConfig(
+            frames=16, train_size=(32, 32), test_size=(32, 32), test_clips=1, test_flip=True, padding=0.05
+        ),
+        posec3d=PoseC3DConfig(base_channels=8),
+        train_posec3d=TrainConfig(epochs=12, batch_size=16, lr=0.05, eval_every=3),
+        video=VideoConfig(frames=8, size=64),
+        teacher=TeacherConfig(),
+    )
+
+
+def _workstation() -> Preset:
+    return Preset(
+        name="workstation",
+        data=DataConfig(),
+        studio=StudioConfig(
+            size=112,
+            train_clips=6000,
+            val_clips=1500,
+            test_clips=2500,
+            train_subjects=120,
+            val_subjects=30,
+            test_subjects=50,
+        ),
+        skeleton=SkeletonConfig(
+            frames=32, train_size=(56, 56), test_size=(56, 56), test_clips=4, test_flip=True, padding=0.05
+        ),
+        posec3d=PoseC3DConfig(base_channels=32),
+        train_posec3d=TrainConfig(epochs=24, batch_size=64, lr=0.1, precision="bf16", eval_every=4, workers=8),
+        video=VideoConfig(frames=8, size=112),
+        teacher=TeacherConfig(),
+    )
+
+
+def _imigue() -> Preset:
+    return Preset(
+        name="imigue",
+        data=DataConfig(),
+        studio=None,
+        skeleton=SkeletonConfig(),
+        posec3d=PoseC3DConfig(),
+        # 24 epochs over a data set repeated 10 times, learning rate 0.2 for 128 clips a step.
+        train_posec3d=TrainConfig(epochs=240, batch_size=128, lr=0.2, precision="bf16", eval_every=10, workers=8),
+        video=VideoConfig(frames=8, size=224, test_clips=3),
+        teacher=TeacherConfig(name="ViT-B-16", pretrained="openai"),
+    )
+
+
+_MAKE = {"smoke": _smoke, "laptop": _laptop, "workstation": _workstation, "imigue": _imigue}
+PRESETS = tuple(_MAKE)
+"""Their names."""
+
+
+def preset(name: str, overrides: Mapping[str, Value] | None = None) -> Preset:
+    """A preset with some of its fields changed.
+
+    Args:
+        name: one of :data:`PRESETS`.
+        overrides: see :func:`override`.
+
+    Raises:
+        ConfigError: no preset or field has that name (close ones are listed), or the value is not of the field's type
+            or out of its range.
+    """
+    if name not in _MAKE:
+        raise ConfigError(f"no preset is called {name!r}", hint=_suggest(name, PRESETS))
+    plain = _MAKE[name]()
+    made = override(plain, overrides or {})
+    changed = {
+        dotted: _text(_get(made, dotted))
+        for dotted, matters in _fields(plain).items()
+        if matters and _get(made, dotted) != _get(plain, dotted)
+    }
+    return dataclasses.replace(made, overrides=tuple(sorted(changed.items())))
+
+
+def override(config: T, values: Mapping[str, Value]) -> T:
+    """A copy of a config with fields changed.
+
+    Args:
+        config: a dataclass, of dataclasses if need be.
+        values: dotted field name → value, as text (from a command line) or as JSON types (from papermill). Texts are
+            parsed to the field's type; a tuple is written ``32,32`` or ``[32, 32]``.
+
+    Raises:
+        ConfigError: no field has that name (close ones are listed), or the value is not of the field's type or out of
+            its range.
+    """
+    names = list(_fields(config))
+    for dotted, value in values.items():
+        if dotted not in names:
+            first = dotted.partition(".")[0]
+            if first in vars(config) and getattr(config, first) is None:
+                raise ConfigError(f"{dotted!r} cannot be set: this preset has no {first}")
+            raise ConfigError(f"no field is called {dotted!r}", hint=_suggest(dotted, names))
+        config = _replace(config, dotted.split("."), value, dotted)
+    return config
+
+
+def _fields(config: Any, prefix: str = "") -> dict[str, bool]:
+    """Dotted names of the fields that can be overridden → whether they can change a number."""
+    found: dict[str, bool] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= _fields(value, f"{prefix}{f.name}.")
+        elif value is not None and not (isinstance(config, Preset) and f.name in ("name", "overrides")):
+            found[prefix + f.name] = f.metadata.get("numbers", True)
+    return found
+
+
+def _suggest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=4, cutoff=0.6)
+    # A field is often remembered without the part that it belongs to.
+    close += [w for w in words if w.rpartition(".")[2] == word.rpartition(".")[2] and w not in close]
+    return f"Did you mean {', '.join(close)}?" if close else f"There are {', '.join(words)}"
+
+
+def _get(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
+
+
+def _replace(config: Any, path: list[str], value: Value, dotted: str) -> Any:
+    head, rest = path[0], path[1:]
+    if rest:
+        inner = _replace(getattr(config, head), rest, value, dotted)
+    else:
+        inner = _parse(value, get_type_hints(type(config))[head], dotted)
+    return dataclasses.replace(config, **{head: inner})
+
+
+def _parse(value: Any, kind: Any, name: str) -> Any:
+    """``value`` as the type ``kind``: bool, int, float, str, a Literal, a tuple of them, or one of several."""
+    wrong = ConfigError(f"{name} cannot be {value!r}", hint=f"It takes {_words(kind)}")
+    origin, arguments = get_origin(kind), get_args(kind)
+    text = value.strip() if isinstance(value, str) else None
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _parse(value, option, name)
+            except ConfigError:
+                continue
+        raise wrong
+    if origin is Literal:
+        for option in arguments:
+            if value == option or text == str(option):
+                return option
+        raise wrong
+    if origin is tuple:
+        items = [p for p in text.strip("()[]").split(",") if p.strip()] if text is not None else value
+        if not isinstance(items, (list, tuple)):
+            raise wrong
+        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(items):
+            raise wrong
+        return tuple(_parse(item, k, name) for item, k in zip(items, kinds, strict=True))
+    if kind is type(None) and (value is None or text == "None"):
+        return None
+    if kind is bool and (isinstance(value, bool) or (text or "").lower() in _BOOLEANS):
+        return value if isinstance(value, bool) else _BOOLEANS[(text or "").lower()]
+    if kind in (str, Path) and isinstance(value, (str, Path)):
+        return kind(value)
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            if kind is int and text is not None and text.lstrip("+-").isdecimal():
+                return int(text)  # exactly: a seed may have more digits than a float
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise wrong
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _words(kind: Any) -> str:
+    """A type for people."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(repr(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(a) for a in arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"{_words(arguments[0])}, any number of them separated by commas"
+        return " and ".join(_words(a) for a in arguments) + ", separated by a comma"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))

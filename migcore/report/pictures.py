@@ -1,0 +1,283 @@
+"""Pictures of films, skeletons and heat-map volumes, still and moving; all work offline.
+
+Letters: T frames, V keypoints, E bones, H W pixels. Films are uint8 [3, T, H, W] as the readers give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML
+from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from migcore import heatmaps
+from migcore.data.augment import compact_box, resize
+from migcore.data.imigue import ClipIndex, ClipRecord, read_clip_skeleton
+from migcore.data.layouts import SkeletonLayout
+from migcore.data.sampling import segment_centres
+from migcore.data.video import read_frames
+from migcore.errors import DataError
+from migcore.labels import CLASSES
+from migcore.models.posec3d import PoseC3D, PoseC3DConfig
+from migcore.report.plots import GREY, PALETTE, finish, style
+
+
+def clip_frames(clip: ClipRecord, count: int) -> np.ndarray:
+    """[T, H, W, 3] uint8: ``count`` frames of a clip, one from the middle of each of as many equal parts.
+
+    Raises:
+        DataError: the clip has no film.
+    """
+    if clip.film is None:
+        raise DataError(f"clip {clip.id} has no film to show")
+    at = clip.film_start + segment_centres(clip.frames, count)
+    return read_frames(clip.film, at).permute(1, 2, 3, 0).numpy()
+
+
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def strips(clips: Sequence[ClipRecord], titles: Sequence[str], *, frames: int = 6) -> Figure:
+    """A film strip per clip, one under another.
+
+    Args:
+        clips: to show.
+        titles: of the strips.
+        frames: of each.
+    """
+    with style():
+        figure, grid = plt.subplots(len(clips), 1, figsize=(7, 1.45 * len(clips)), layout="constrained", squeeze=False)
+        for axes, clip, title in zip(grid[:, 0], clips, titles, strict=True):
+            axes.imshow(np.concatenate(list(clip_frames(clip, frames)), 1))
+            axes.set_title(title, fontsize=8, loc="left")
+            _bare(axes)
+        return finish(figure)
+
+
+def contact_sheet(index: ClipIndex, split: str = "train", *, frames: int = 4, columns: int = 3) -> Figure:
+    """Every class that has a clip, as a few frames of one clip of middling length.
+
+    Args:
+        index: the data.
+        split: to choose from.
+        frames: of each clip.
+        columns: of the sheet.
+    """
+    chosen = []
+    for gesture in CLASSES:
+        found = sorted((c for c in index.split(split) if c.label == gesture.id and c.film), key=lambda c: c.frames)
+        if found:
+            chosen.append(found[len(found) // 2])
+    rows = -(-len(chosen) // columns)
+    with style():
+        figure, grid = plt.subplots(rows, columns, figsize=(9.6, 1.02 * rows), layout="constrained", squeeze=False)
+        for axes in grid.flat:
+            _bare(axes)
+        for axes, clip in zip(grid.flat, chosen, strict=False):
+            axes.imshow(np.concatenate(list(clip_frames(clip, frames)), 1))
+            axes.set_title(CLASSES[clip.label].name, fontsize=8, loc="left", pad=2)
+        return finish(figure)
+
+
+def draw_skeleton(axes: Axes, keypoints: np.ndarray, scores: np.ndarray, layout: SkeletonLayout) -> None:
+    """Bones and keypoints of one frame on an image; unsure ones are faint, missing ones left out.
+
+    Args:
+        axes: with an image in pixels.
+        keypoints: [V, 2]; scores: [V].
+        layout: of the skeleton.
+    """
+    for a, b in layout.bones:
+        if min(scores[a], scores[b]) > 0:
+            axes.plot(
+                *keypoints[[a, b]].T, color=PALETTE[1], linewidth=1.2, alpha=float(min(1, scores[[a, b]].min() + 0.2))
+            )
+    seen = scores > 0
+    axes.scatter(keypoints[seen, 0], keypoints[seen, 1], s=7, color=PALETTE[4], zorder=3)
+
+
+def clip_volumes(
+    clip: ClipRecord, index: ClipIndex, layout: SkeletonLayout, *, frames: int, size: tuple[int, int], padding: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joint [V, T, H, W] and limb [E, T, H, W] volumes of a clip, as a network would see it in test.
+
+    Args:
+        clip, index: which clip.
+        layout: of the skeleton.
+        frames: T.
+        size: (H, W).
+        padding: of the box around the speaker.
+    """
+    keypoints, scores = read_clip_skeleton(clip, index.column_map)
+    at = segment_centres(len(keypoints), frames)
+    points, box = compact_box(keypoints[None, at], scores[None, at], padding=padding)
+    if box is None:
+        raise DataError(f"clip {clip.id} shows nobody")
+    points = resize(points, (box[3] - box[1], box[2] - box[0]), size)
+    points_t, scores_t = torch.from_numpy(points)[None], torch.from_numpy(scores[None, at].copy())[None]
+    joint = heatmaps.joint_heatmaps(points_t, scores_t, size)
+    limb = heatmaps.limb_heatmaps(points_t, scores_t, size, bones=layout.bones)
+    return joint[0], limb[0]
+
+
+def pipeline(
+    clip: ClipRecord, index: ClipIndex, layout: SkeletonLayout, *, size: tuple[int, int], padding: float
+) -> Figure:
+    """One moment on its way: frame, keypoints, box, joint and limb heat-maps.
+
+    Args:
+        clip, index: which clip; its middle frame is shown.
+        layout: of the skeleton.
+        size: (H, W) of the heat-maps.
+        padding: of the box.
+    """
+    keypoints, scores = read_clip_skeleton(clip, index.column_map)
+    middle = len(keypoints) // 2
+    frame = clip_frames(clip, 1)[0]
+    _, box = compact_box(keypoints[None], scores[None], padding=padding)
+    joint, limb = clip_volumes(clip, index, layout, frames=len(keypoints), size=size, padding=padding)
+    with style():
+        figure, grid = plt.subplots(1, 4, figsize=(8.4, 2.3), layout="constrained")
+        for axes, title in zip(grid, ("frame", "keypoints and box", "joints", "limbs"), strict=True):
+            axes.set_title(title)
+            _bare(axes)
+        grid[0].imshow(frame)
+        grid[1].imshow(frame)
+        draw_skeleton(grid[1], keypoints[middle], scores[middle], layout)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            grid[1].plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=GREY, linestyle="--", linewidth=1)
+        grid[1].set(xlim=(-0.5, frame.shape[1] - 0.5), ylim=(frame.shape[0] - 0.5, -0.5))
+        for axes, volume in ((grid[2], joint), (grid[3], limb)):
+            axes.imshow(volume[:, middle].amax(0), cmap="inferno", vmin=0, vmax=1)
+        return finish(figure)
+
+
+def volume_animation(joint: torch.Tensor, limb: torch.Tensor, *, fps: int = 8) -> HTML:
+    """Joint and limb volumes side by side, all channels laid over each other, as a player that needs no network.
+
+    Args:
+        joint: [V, T, H, W]; limb: [E, T, H, W].
+        fps: of the animation.
+    """
+    pictures = torch.cat([joint.amax(0), limb.amax(0)], -1).numpy()
+    with style():
+        figure, axes = plt.subplots(figsize=(5.2, 2.7), layout="constrained")
+        image = axes.imshow(pictures[0], cmap="inferno", vmin=0, vmax=1)
+        axes.axvline(joint.shape[-1] - 0.5, color=GREY, linewidth=1)
+        _bare(axes)
+
+        def show(frame: int) -> list[object]:
+            image.set_data(pictures[frame])
+            return [image]
+
+        player = FuncAnimation(figure, show, frames=len(pictures), interval=1000 / fps)  # type: ignore[arg-type]
+        page = player.to_jshtml(fps=fps, default_mode="loop", embed_frames=True)
+        plt.close(figure)
+    return HTML(page)
+
+
+def volume_strip(volume: torch.Tensor, *, frames: int = 8, channels: Sequence[int] | None = None) -> Figure:
+    """Frames of a volume in a row, its channels (or some of them) laid over each other.
+
+    Args:
+        volume: [V, T, H, W].
+        frames: how many.
+        channels: default all.
+    """
+    shown = volume if channels is None else volume[list(channels)]
+    at = segment_centres(volume.shape[1], frames)
+    with style():
+        figure, axes = plt.subplots(figsize=(8, 1.2), layout="constrained")
+        axes.imshow(torch.cat(list(shown.amax(0)[at]), -1), cmap="inferno", vmin=0, vmax=1)
+        _bare(axes)
+        return finish(figure)
+
+
+def sensors(clips: Sequence[ClipRecord], index: ClipIndex, layout: SkeletonLayout, joints: Sequence[str]) -> Figure:
+    """What film and skeleton see of the same clips: a strip of frames above the height of some keypoints over time.
+
+    Args:
+        clips: one column each.
+        index: of the clips.
+        layout: of the skeleton.
+        joints: names of the keypoints whose y is drawn.
+    """
+    rows = [layout.joints.index(name) for name in joints]
+    with style():
+        figure, grid = plt.subplots(2, len(clips), figsize=(4.2 * len(clips), 3.4), layout="constrained", squeeze=False,
+                                    height_ratios=[1, 1.5])  # fmt: skip
+        for (top, low), clip in zip(grid.T, clips, strict=True):
+            top.imshow(np.concatenate(list(clip_frames(clip, 4)), 1))
+            top.set_title(CLASSES[clip.label].name, loc="left")
+            _bare(top)
+            keypoints, scores = read_clip_skeleton(clip, index.column_map)
+            for i, name in zip(rows, joints, strict=True):
+                y = np.where(scores[:, i] > 0, keypoints[:, i, 1], np.nan)
+                low.plot(y - np.nanmedian(y) if np.isfinite(y).any() else y, linewidth=1.2, label=name)
+            low.invert_yaxis()
+            low.set(xlabel="frame", ylabel="height against its median, pixels")
+            low.grid()
+        grid[1, 0].legend(fontsize=7)
+        return finish(figure)
+
+
+def skeletons(clip: ClipRecord, index: ClipIndex, layouts: Sequence[SkeletonLayout]) -> Figure:
+    """The middle frame of a clip with the bones of several layouts of the same keypoints.
+
+    Args:
+        clip, index: which clip.
+        layouts: one column each.
+    """
+    keypoints, scores = read_clip_skeleton(clip, index.column_map)
+    middle = len(keypoints) // 2
+    frame = clip_frames(clip, 1)[0]
+    with style():
+        figure, grid = plt.subplots(
+            1, len(layouts), figsize=(3 * len(layouts), 3.2), layout="constrained", squeeze=False
+        )
+        for axes, layout in zip(grid[0], layouts, strict=True):
+            axes.imshow(frame)
+            draw_skeleton(axes, keypoints[middle], np.where(scores[middle] > 0, 1.0, 0.0), layout)
+            axes.set_title(layout.name)
+            _bare(axes)
+        return finish(figure)
+
+
+def network(config: PoseC3DConfig, frames: int, size: tuple[int, int]) -> Figure:
+    """PoseC3D as a row of boxes: how many channels, frames and pixels each stage has, measured on the network.
+
+    Args:
+        config: of the network.
+        frames: T of its input.
+        size: (H, W) of its input.
+    """
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+    model = PoseC3D(config).eval()
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, n=name: shapes.append((n, tuple(out.shape[1:]))))
+        for name, module in model.backbone.named_children()
+        if name.startswith(("conv1", "layer"))
+    ]
+    with torch.inference_mode():
+        model(torch.zeros(1, config.in_channels, frames, *size))
+    for hook in hooks:
+        hook.remove()
+    rows = [("heat-maps", (config.in_channels, frames, *size)), *shapes, ("logits", (config.num_classes, 1, 1, 1))]
+    with style():
+        figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
+        for i, (name, (channels, t, h, w)) in enumerate(rows):
+            tall, wide = 0.25 + 0.75 * h / size[0], 0.16 + 0.5 * t / frames
+            axes.add_patch(plt.Rectangle((i - wide / 2, -tall / 2), wide, tall, color=PALETTE[i % 5], alpha=0.55))
+            axes.text(i, -0.62, f"{name}\n{channels}×{t}×{h}×{w}", ha="center", va="top", fontsize=8)
+        axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(-1.05, 0.6))
+        _bare(axes)
+        return finish(figure)
