@@ -1,0 +1,282 @@
+"""The command line: thin commands over the package, generated from typed dataclasses.
+
+A command imports what it needs when it runs, so that ``migcore --help`` is quick. What goes wrong with the input is one
+line on standard error and exit status 2; Ctrl-C is status 130.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from migcore.errors import ConfigError, MigcoreError
+
+Overrides = Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="FIELD=VALUE")]
+
+
+def _values(items: Sequence[str]) -> dict[str, str]:
+    """``["a.b=1"]`` → ``{"a.b": "1"}``."""
+    values = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set takes FIELD=VALUE, not {item!r}", hint="For example --set train_posec3d.epochs=3")
+        values[name] = value
+    return values
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds takes whole numbers separated by commas, not {text!r}") from None
+    if min(seeds) < 0:
+        raise ConfigError(f"seeds are 0 or more, not {min(seeds)}")
+    return seeds
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Write the embedded data set: films, skeletons and labels in iMiGUE's layout. A folder cut off is completed."""
+
+    out: tyro.conf.Positional[Path]
+    """folder to write"""
+    preset: str = "laptop"
+    """whose studio: smoke, laptop or workstation"""
+    seed: int = 0
+    """of everything in it"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the studio, such as train_clips=200"""
+
+    def run(self) -> None:
+        import time
+
+        from migcore.presets import override, preset
+        from migcore.studio.dataset import write_studio
+
+        config = preset(self.preset).studio
+        if config is None:
+            raise ConfigError(f"preset {self.preset} has no studio", hint="Choose smoke, laptop or workstation")
+        config = override(config, {"seed": self.seed, **_values(self.overrides)})
+        started = time.perf_counter()
+        write_studio(self.out, config)
+        from migcore.data.imigue import open_dataset
+
+        _print_summary(self.out, open_dataset(self.out).summary(), time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Open a folder of clips, and say what is in it."""
+
+    root: tyro.conf.Positional[Path]
+    """folder in iMiGUE's layout"""
+    column_map: str = "openpose35"
+    """columns of its skeleton files: openpose35 or openpose137"""
+    skip_bad: bool = False
+    """leave damaged clips out and list them, instead of stopping"""
+
+    def run(self) -> None:
+        from migcore.data.imigue import open_dataset
+
+        index = open_dataset(self.root, column_map=self.column_map, skip_bad=self.skip_bad)
+        _print_summary(self.root, index.summary(), None)
+        for clip, reason in index.skipped:
+            print(f"skipped {clip}: {reason}")
+
+
+def _print_summary(root: Path, summary: dict[str, dict[str, int]], seconds: float | None) -> None:
+    for split, counts in summary.items():
+        print(f"{split:6s}" + "  ".join(f"{value} {name}" for name, value in counts.items()))
+    print(root if seconds is None else f"{root}: {seconds:.0f} s")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Pre-train the miniature CLIP on captioned stills of the studio. An interrupted run goes on."""
+
+    out: Path | None = None
+    """file to write; default the one that the package ships"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the recipe, such as steps=1000"""
+
+    def run(self) -> None:
+        from migcore.models.clip import MINIATURE_WEIGHTS
+        from migcore.presets import override
+        from migcore.studio.teacher import TeacherTrainConfig, pretrain
+
+        print(pretrain(override(TeacherTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run an experiment, or load its run if it is in the ledger."""
+
+    experiment: tyro.conf.Positional[str]
+    """zero_shot, linear_probe, posec3d_joint, posec3d_limb or posec3d_fusion"""
+    preset: str = "laptop"
+    """smoke, laptop, workstation or imigue"""
+    seed: int = 0
+    """of weights, order and augmentation"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the preset, such as train_posec3d.epochs=3"""
+    data: Path | None = None
+    """folder of clips in iMiGUE's layout; default the preset's studio"""
+    skip_bad: bool = False
+    """leave damaged clips out and list them, instead of stopping"""
+
+    def run(self) -> None:
+        from migcore import experiments
+
+        run = experiments.run(self.experiment, _preset(self), self.seed)
+        for split, values in run.metrics.items():
+            if values:
+                print(f"{split}: " + "  ".join(f"{n} {100 * values[n]:.2f}" for n in ("top1", "top5", "mean_class")))
+        for clip, reason in run.extra.get("skipped", []):
+            print(f"skipped {clip}: {reason}")
+        print(f"{run.name}  {run.seconds:.0f} s on {run.device}")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Print Tables 1-3 beside the paper's numbers; runs that are missing are made first."""
+
+    preset: str = "laptop"
+    """smoke, laptop, workstation or imigue"""
+    seeds: str = "0"
+    """over which our numbers are averaged, such as 0,1,2"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the preset"""
+    data: Path | None = None
+    """folder of clips in iMiGUE's layout; default the preset's studio"""
+    skip_bad: bool = False
+    """leave damaged clips out and list them, instead of stopping"""
+    missing: bool = True
+    """make the runs that are missing"""
+
+    def run(self) -> None:
+        from migcore import experiments
+        from migcore.report import tables
+
+        config, seeds = _preset(self), _seeds(self.seeds)
+        if self.missing:
+            for name in experiments.EXPERIMENTS:
+                for seed in seeds:
+                    experiments.run(name, config, seed)
+        for table in (tables.table1(config, seeds), tables.table2(config), tables.table3(config)):
+            print(table.to_text())
+
+
+def _preset(command: Train | Tables):  # type: ignore[no-untyped-def]  # importing the type would import torch
+    from migcore.presets import preset
+
+    values = _values(command.overrides)
+    if command.data is not None:
+        values["data.root"] = str(command.data)
+    if command.skip_bad:
+        values["data.skip_bad"] = "true"
+    return preset(command.preset, values)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List the runs of the ledger, or copy fresh ones to the recorded ones (results/)."""
+
+    action: tyro.conf.Positional[Literal["list", "record"]] = "list"
+    """what to do"""
+    keys: tyro.conf.Positional[tuple[str, ...]] = ()
+    """keys of the runs to record, or their first digits"""
+
+    def run(self) -> None:
+        from migcore import experiments
+
+        book = experiments.ledger()
+        if self.action == "record":
+            if not self.keys:
+                raise ConfigError("no key to record", hint="`migcore runs` lists them")
+            for key in self.keys:
+                print(book.record(key))
+            return
+        for run in book.all():
+            best = run.metrics.get("test") or run.metrics.get("val") or {}
+            top1 = f"{100 * best['top1']:6.2f}" if best else "     -"
+            where = "recorded" if run.folder is not None and run.folder.parent == book.recorded else "fresh"
+            print(
+                f"{run.key}  {run.experiment:16s} {run.preset:12s} seed {run.seed}  top-1 {top1}  {run.seconds:7.0f} s "
+                f" {run.created[:16]}  {where}{', older version' if run.stale else ''}"
+            )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time the parts of the package beside their naive references."""
+
+    parts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """default all"""
+    device: str = "cpu"
+    """a torch device"""
+    repeats: int = 5
+    """of each timing"""
+
+    def run(self) -> None:
+        from dataclasses import asdict
+
+        import pandas as pd
+
+        from migcore.bench import bench
+
+        rows = bench(list(self.parts) or None, device=self.device, repeats=self.repeats)
+        print(pd.DataFrame([asdict(row) for row in rows]).to_string(index=False, float_format="%.3g"))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "studio": Studio,
+    "check": Check,
+    "teacher": Teacher,
+    "train": Train,
+    "tables": Tables,
+    "runs": Runs,
+    "bench": Bench,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: of the command line; default those of the process.
+
+    Returns:
+        0; 2 for wrong input; 130 after Ctrl-C.
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="migcore",
+        description="Micro-gesture classification with CLIP: data, training and tables of the companion book.",
+        args=None if arguments is None else list(arguments),
+    )
+    with warnings.catch_warnings():
+        warnings.showwarning = _one_line  # type: ignore[assignment]  # takes what it needs of six arguments
+        return _run(command)
+
+
+def _one_line(message: Warning | str, *_: Any) -> None:
+    print(f"migcore: note: {message}", file=sys.stderr)
+
+
+def _run(command: Any) -> int:
+    try:
+        command.run()
+    except MigcoreError as error:
+        print(f"migcore: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("migcore: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
