@@ -6,6 +6,7 @@ line on standard error and exit status 2; Ctrl-C is status 130.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -79,13 +80,17 @@ class Check:
     """folder in iMiGUE's layout"""
     column_map: str = "openpose35"
     """columns of its skeleton files: openpose35 or openpose137"""
+    first_frame: int = 1
+    """number that its label files give the first frame of a film: 1 or 0"""
     skip_bad: bool = False
     """leave damaged clips out and list them, instead of stopping"""
 
     def run(self) -> None:
         from migcore.data.imigue import open_dataset
 
-        index = open_dataset(self.root, column_map=self.column_map, skip_bad=self.skip_bad)
+        index = open_dataset(
+            self.root, column_map=self.column_map, first_frame=self.first_frame, skip_bad=self.skip_bad
+        )
         _print_summary(self.root, index.summary(), None)
         for clip, reason in index.skipped:
             print(f"skipped {clip}: {reason}")
@@ -134,11 +139,11 @@ class Train:
     def run(self) -> None:
         from migcore import experiments
 
-        run = experiments.run(self.experiment, _preset(self), self.seed)
+        run = experiments.run(self.experiment, _preset(self), self.seed, wait=False)
         for split, values in run.metrics.items():
             if values:
                 print(f"{split}: " + "  ".join(f"{n} {100 * values[n]:.2f}" for n in ("top1", "top5", "mean_class")))
-        for clip, reason in run.extra.get("skipped", []):
+        for clip, reason in run.extra.get("skipped", {}).items():
             print(f"skipped {clip}: {reason}")
         print(f"{run.name}  {run.seconds:.0f} s on {run.device}")
 
@@ -231,7 +236,10 @@ class Bench:
 
         from migcore.bench import bench
 
-        rows = bench(list(self.parts) or None, device=self.device, repeats=self.repeats)
+        try:
+            rows = bench(list(self.parts) or None, device=self.device, repeats=self.repeats)
+        except RuntimeError as error:  # torch's word for a device that is not there
+            raise ConfigError(f"cannot run on {self.device!r} ({str(error).splitlines()[0]})") from error
         print(pd.DataFrame([asdict(row) for row in rows]).to_string(index=False, float_format="%.3g"))
 
 
@@ -273,10 +281,13 @@ def _one_line(message: Warning | str, *_: Any) -> None:
 def _run(command: Any) -> int:
     try:
         command.run()
+        sys.stdout.flush()
     except MigcoreError as error:
         print(f"migcore: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("migcore: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of the output has gone, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit has somewhere to go
     return 0

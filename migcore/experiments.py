@@ -80,6 +80,17 @@ def dataset(preset: Preset) -> ClipIndex:
     return open_dataset(folder, column_map=config.column_map, skip_bad=config.skip_bad, first_frame=config.first_frame)
 
 
+def dataset_at_hand(preset: Preset) -> ClipIndex | None:
+    """The clips of a preset if they are on this machine; nothing is made.
+
+    Raises:
+        DataError: as :func:`dataset`.
+    """
+    if not preset.data.root and (preset.studio is None or not (data_folder(preset) / "identity.json").is_file()):
+        return None
+    return dataset(preset)
+
+
 def identity(index: ClipIndex) -> str:
     """Identity of the clips an experiment sees: that of the data, and which clips were made of it."""
     clips = [[c.id, c.start, c.end, c.label, c.split, c.subject] for c in index.clips]

@@ -32,7 +32,7 @@ from migcore.ledger import canonical
 from migcore.models.clip import load_teacher
 from migcore.models.posec3d import PoseC3D
 from migcore.presets import Preset
-from migcore.training import Batch, TrainConfig, device_name, evaluate, extract, fit, seeded
+from migcore.training import Batch, TrainConfig, device_name, evaluate, extract, fit, generator
 
 SPLITS = ("val", "test")
 """Splits whose outputs a run keeps."""
@@ -152,8 +152,7 @@ def _posec3d(job: Job, kind: Literal["joint", "limb"]) -> Made:
     sizes = preset.skeleton.train_size, preset.skeleton.test_size
     stream = SkeletonStream(kind, layout(preset.skeleton.layout), *sizes, views_at_once=config.batch_size)
     shape = dataclasses.replace(preset.posec3d, in_channels=stream.channels)
-    with seeded(job.seed):
-        model = PoseC3D(shape)
+    model = PoseC3D(shape, generator=generator(job.seed))
     model.to(memory_format=torch.channels_last_3d)
 
     def clips(split: str, settings: SkeletonConfig, train: bool = False) -> SkeletonClips:

@@ -157,7 +157,7 @@ def pipeline(
             grid[1].plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=GREY, linestyle="--", linewidth=1)
         grid[1].set(xlim=(-0.5, frame.shape[1] - 0.5), ylim=(frame.shape[0] - 0.5, -0.5))
         for axes, volume in ((grid[2], joint), (grid[3], limb)):
-            axes.imshow(volume[:, middle].amax(0), cmap="inferno", vmin=0, vmax=1)
+            axes.imshow(volume[:, middle].amax(0).numpy(), cmap="inferno", vmin=0, vmax=1)
         return finish(figure)
 
 
@@ -197,7 +197,7 @@ def volume_strip(volume: torch.Tensor, *, frames: int = 8, channels: Sequence[in
     at = segment_centres(volume.shape[1], frames)
     with style():
         figure, axes = plt.subplots(figsize=(8, 1.2), layout="constrained")
-        axes.imshow(torch.cat(list(shown.amax(0)[at]), -1), cmap="inferno", vmin=0, vmax=1)
+        axes.imshow(torch.cat(list(shown.amax(0)[at]), -1).numpy(), cmap="inferno", vmin=0, vmax=1)
         _bare(axes)
         return finish(figure)
 

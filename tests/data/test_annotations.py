@@ -155,6 +155,30 @@ def test_an_array_that_promises_more_than_it_holds_is_refused(tmp_path: Path) ->
             restricted_load(tmp_path / "a.pkl")
 
 
+class Raw:
+    """Pickles as exactly this reduction."""
+
+    def __init__(self, *reduction: object) -> None:
+        self.reduction = reduction
+
+    def __reduce__(self):
+        return self.reduction
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Raw(np.dtype, ("f8",), (3, "<", (np.dtype("f8"), (2,)), None, None, -1, -1, 0)),  # a type made of others
+        Raw(np.arange(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (3,), np.dtype("O"), False, ["a"])),
+        Raw(np.float64(1).__reduce__()[0], (np.dtype("O"), b"x")),
+        Raw(np.float64(1).__reduce__()[0], (np.dtype("f8"), b"too short")),
+    ],
+)
+def test_arrays_and_numbers_that_are_not_what_they_say(tmp_path: Path, content: Raw) -> None:
+    with pytest.raises(DataError, match="refused"):
+        restricted_load(dump(tmp_path / "a.pkl", content))
+
+
 def test_damaged_and_missing_pickles_are_data_errors(tmp_path: Path) -> None:
     whole = pickle.dumps({"names": ["0001_0"] * 50, "array": np.arange(50)})
     path = tmp_path / "a.pkl"

@@ -19,7 +19,7 @@ from migcore.data.datasets import SkeletonClips, SkeletonConfig, VideoClips, Vid
 from migcore.data.imigue import AbsentClassWarning, ClipIndex, ClipRecord, open_dataset, read_clip_skeleton
 from migcore.data.layouts import COCO17, IMIGUE22
 from migcore.data.sampling import segment_centres, uniform_test
-from migcore.data.video import read_all, read_frames
+from migcore.data.video import FilmWriter, read_all, read_frames
 from migcore.errors import ConfigError, DataError
 
 SMALL = SkeletonConfig(frames=8, train_size=(28, 24), test_size=(32, 32), test_clips=3)
@@ -193,19 +193,37 @@ def test_test_video_is_the_central_window_of_the_middle_frames(index: ClipIndex)
     assert same(item, clips[2])
 
 
-def test_training_video_is_a_window_of_the_clips_own_frames(index: ClipIndex) -> None:
-    clips = VideoClips(index, "train", VideoConfig(frames=4, size=42, crop=True), train=True, seed=0)
-    whole = read_all(clips.records[3].film)
-    exact = 0
-    for epoch in range(12):
+def overwrite_film(path: Path, pictures: np.ndarray) -> None:
+    with FilmWriter(path, pictures.shape[1:3], 25) as film:
+        film.write(pictures.astype(np.uint8))
+
+
+def test_training_video_takes_a_frame_of_each_segment_of_its_clip(index: ClipIndex, root: Path) -> None:
+    grey = 30 + 5 * np.arange(FRAMES)  # the brightness of a frame tells its number
+    overwrite_film(root / "0001" / "0001.mp4", np.broadcast_to(grey[:, None, None, None], (FRAMES, 48, 64, 3)))
+    clips = VideoClips(index, "train", VideoConfig(frames=4, size=42), train=True, seed=0, cache=True)
+    drawn = []
+    for epoch in range(30):
         clips.set_epoch(epoch)
-        video = clips[3]["video"][0]
-        for t, number in enumerate((24, 28, 32, 36)):
-            stretch = whole[:, number : number + 4].float()
-            scaled = torch.nn.functional.interpolate(stretch.transpose(0, 1), size=(48, 64)).transpose(0, 1)
-            windows = scaled.unfold(2, 42, 1).unfold(3, 42, 1)
-            exact += int((windows == video[:, t, None, None, None].float()).all(-1).all(-1).all(0).any())
-    assert exact, "where the short side drawn is the film's own 48, the window is one of the film"
+        level = clips[3]["video"][0].float().mean(dim=(0, 2, 3))
+        drawn.append(((level - 30) / 5).round().int().tolist())
+    assert [sorted(set(column)) for column in zip(*drawn, strict=True)] == [
+        list(range(first, first + 4)) for first in (24, 28, 32, 36)
+    ]
+
+
+def test_training_video_is_scaled_and_shifted_by_chance(index: ClipIndex, root: Path) -> None:
+    slope = np.broadcast_to(2.0 * np.arange(64) + 40, (48, 64))  # the brightness of a column tells its place
+    overwrite_film(root / "0001" / "0001.mp4", np.broadcast_to(slope[None, :, :, None], (FRAMES, 48, 64, 3)))
+    clips = VideoClips(index, "train", VideoConfig(frames=2, size=42), train=True, seed=0, cache=True)
+    lefts, scales = [], []
+    for epoch in range(40):
+        clips.set_epoch(epoch)
+        row = clips[2]["video"][0].float().mean(dim=(0, 1, 2))
+        scales.append(2 / float((row[-1] - row[0]) / 41))  # pixels of the view per pixel of the film
+        lefts.append(float(row[0] - 40) / 2)
+    assert 0.86 < min(scales) < 0.91 and 0.97 < max(scales) < 1.02
+    assert min(lefts) < 4 and max(lefts) > 13
 
 
 def test_video_views_depend_on_seed_and_epoch_and_not_on_the_cache(index: ClipIndex) -> None:
@@ -234,8 +252,8 @@ def test_the_cache_decodes_once(index: ClipIndex) -> None:
 
 def test_flipped_training_video_is_the_mirror_image(index: ClipIndex) -> None:
     config = VideoConfig(frames=4, size=48, crop=False)
-    plain = VideoClips(index, "train", config, train=True, seed=0)
-    flipped = VideoClips(index, "train", replace(config, flip=True), train=True, seed=0)
+    plain = VideoClips(index, "train", config, train=True, cache=True)
+    flipped = VideoClips(index, "train", replace(config, flip=True), train=True, cache=True)
     found = set()
     for epoch in range(20):
         plain.set_epoch(epoch)

@@ -51,7 +51,7 @@ def test_splits_labels_and_summary(root: Path) -> None:
     assert index.absent_classes("train") == sorted(set(range(32)) - {0, 7, 30, 31})
     row = {"clips": 4, "videos": 1, "subjects": 1, "frames": 10 + 1 + 22 + 16, "classes": 4}
     assert index.summary() == {"train": row, "val": row, "test": row}
-    with pytest.raises(ConfigError, match="no split is called 'dev'.*train, val, test"):
+    with pytest.raises(ConfigError, match=r"no split is called 'dev'.*train, val, test"):
         index.split("dev")
 
 
@@ -196,7 +196,7 @@ def test_folders_that_hold_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="no folder that can be read"):
         open_dataset(tmp_path / "file")
-    with pytest.raises(DataError, match="neither folders NNNN/.*migcore studio"):
+    with pytest.raises(DataError, match=r"neither folders NNNN/.*migcore studio"):
         open_dataset(tmp_path)
     with pytest.raises(ConfigError, match="no column map is called 'kinect'"):
         open_dataset(tmp_path, column_map="kinect")

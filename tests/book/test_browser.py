@@ -1,0 +1,120 @@
+"""The whole book in a browser, opened from files: nothing asked of another machine, nothing complained of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.book.browser import Browser
+from tests.book.building import Book
+
+pytestmark = pytest.mark.book
+RENDERED = "![...document.querySelectorAll('.math')].some(e => !e.querySelector('mjx-container'))"
+FAINT = """
+(() => {
+  const channel = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0.5) return c;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const e of document.querySelectorAll('.bd-article :is(p, td, th, li, .provenance, figcaption, caption, h2)')) {
+    if (!e.innerText.trim()) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) faint.push(e.tagName + ' ' + contrast.toFixed(1) + ': ' + e.innerText.slice(0, 40));
+  }
+  return faint;
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("light")) as opened:
+        yield opened
+
+
+def documents(book: Book) -> list[Path]:
+    found = sorted(
+        path for path in book.html.rglob("*.html") if "_static" not in path.parts and path.name != "index.html"
+    )
+    assert len(found) > 8
+    return found
+
+
+def test_every_page_opens_quietly(book: Book, browser: Browser) -> None:
+    for page in documents(book):
+        browser.open(page.as_uri())
+        assert browser.errors == [], page.name
+        assert browser.foreign() == [], page.name
+        assert browser.requests, page.name
+
+
+def test_maths_is_drawn(book: Book, browser: Browser) -> None:
+    for name, least in (("02_preprocessing", 2), ("03_teacher", 1), ("06_skeleton_stream", 2)):
+        browser.open((book.html / "notebooks" / f"{name}.html").as_uri(), until=RENDERED)
+        assert browser.evaluate("document.querySelectorAll('mjx-container[display] svg').length") >= least
+        assert browser.evaluate("document.querySelectorAll('mjx-container [data-mml-node=merror]').length") == 0
+        assert "\\(" not in browser.evaluate("document.querySelector('.bd-article').innerText")
+
+
+def test_search_finds_a_term(book: Book, browser: Browser) -> None:
+    search = (book.html / "search.html").as_uri()
+    browser.open(f"{search}?q=Gaussian", until="document.querySelectorAll('ul.search li').length")
+    links = browser.evaluate("[...document.querySelectorAll('ul.search li a')].map(a => a.href)")
+    assert any("02_preprocessing.html" in link for link in links)
+    assert browser.errors == [] and browser.foreign() == []
+
+
+def test_tables_hold_the_ledgers_numbers(book: Book, browser: Browser) -> None:
+    browser.open((book.html / "notebooks" / "08_tables.html").as_uri())
+    tables = browser.evaluate(
+        "Object.fromEntries([1, 2, 3].map(n => [n, [...document.querySelectorAll(`#tab-${n} tr, [id='tab-${n}'] tr`)]"
+        ".map(r => [...r.cells].map(c => c.innerText.trim()))]))"
+    )
+    assert all(len(rows) > 2 for rows in tables.values()), tables
+    runs = [json.loads(path.read_text()) for path in (book.root / "runs").rglob("run.json")]
+    tests = {run["experiment"]: run["metrics"]["test"] for run in runs}
+    first = {" ".join(row[:2]): row for row in tables["1"]}
+    for experiment, row in (("posec3d_joint", "PoseC3D Skeleton+Joint"), ("posec3d_limb", "PoseC3D Skeleton+Limb")):
+        cells = " ".join(next(cells for name, cells in first.items() if name.startswith(row)))
+        assert f"{100 * tests[experiment]['top1']:.2f}" in cells
+        assert f"{100 * tests[experiment]['top5']:.2f}" in cells
+    paper = {"1": ("46.38", "68.90", "92.43"), "2": ("61.31", "54.65", "67.93"), "3": ("61.05", "1.28")}
+    for number, printed in paper.items():
+        text = " ".join(cell for row in tables[number] for cell in row)
+        assert all(value in text for value in printed)
+
+
+def test_tables_are_numbered_as_in_the_paper(book: Book, browser: Browser) -> None:
+    browser.open((book.html / "notebooks" / "08_tables.html").as_uri())
+    captions = browser.evaluate(
+        "[...document.querySelectorAll('table caption .caption-number')].map(c => c.innerText.trim())"
+    )
+    assert captions[:3] == ["Table 1", "Table 2", "Table 3"]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_texts_are_legible(book: Book, tmp_path: Path, dark: bool) -> None:
+    with Browser(tmp_path / "profile", dark=dark) as browser:
+        for page in (book.html / "intro.html", *sorted((book.html / "notebooks").glob("*.html"))):
+            browser.open(page.as_uri())
+            assert browser.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+            assert browser.evaluate(FAINT) == [], page.name
+
+
+def test_an_animation_plays(book: Book, browser: Browser) -> None:
+    browser.open((book.html / "notebooks" / "02_preprocessing.html").as_uri())
+    picture = "document.querySelector('.animation img')"
+    first = browser.evaluate(f"{picture}.src")
+    assert first.startswith("data:image/")
+    browser.open(browser.evaluate("location.href"), until=f"{picture}.src !== {json.dumps(first)}")

@@ -1,0 +1,252 @@
+"""The Sphinx extension, on a book of two pages: what is run and when, how a failure looks, what the pages hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import paperbook
+import paperbook_run
+import pytest
+import yaml
+from paperbook_run import BookError, Settings, run_book
+
+from tests.book.building import ROOT, Outcome, run
+
+pytestmark = pytest.mark.book
+HEADER = """\
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+"""
+FIRST = """
+# %% [markdown]
+# # A first page
+#
+# What it shows.
+
+# %% tags=["parameters"]
+preset = "laptop"
+seed = 0
+overrides: dict[str, str] = {}
+
+# %%
+import os
+import sys
+import warnings
+
+import migcore
+
+warnings.warn("seen on the terminal only", stacklevel=1)
+print("given", preset, seed, overrides, migcore.NAME)
+print("here", os.getcwd(), "and", sys.prefix)
+
+# %% [markdown]
+# $$\\boldsymbol{x}^2$$ (eq-square)
+"""
+SECOND = """
+# %% [markdown]
+# # A second page
+
+# %% tags=["parameters"]
+preset = "laptop"
+seed = 0
+overrides: dict[str, str] = {}
+
+# %%
+answer = 6 * 7
+
+# %%
+answer
+"""
+FAILING = '\n# %%\nif answer:\n    raise ValueError("no such\\nthing")\n'
+
+
+@pytest.fixture
+def mini(tmp_path: Path) -> Path:
+    """The repository of the small book: the real settings and extension around two notebooks."""
+    root = tmp_path / "mini"
+    for folder in ("book/_ext", "book/_static"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "book" / "references.bib").write_text("")
+    (root / "book" / "intro.md").write_text("# A small book\n\nIts text.\n")
+    pages = [{"file": "notebooks/01_first"}, {"file": "notebooks/02_second"}]
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "intro", "chapters": pages}))
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "01_first.py").write_text(HEADER + FIRST)
+    (root / "notebooks" / "02_second.py").write_text(HEADER + SECOND)
+    (root / "migcore").mkdir()
+    (root / "migcore" / "__init__.py").write_text('NAME = "the small package"\n')
+    return root
+
+
+def set_address(root: Path, url: str) -> None:
+    """Write the repository's address where a maintainer would."""
+    config = root / "_config.yml"
+    config.write_text(re.sub(r'(?m)^  url: ".*"$', f'  url: "{url}"', config.read_text()))
+
+
+def build(root: Path, **changes: str) -> Outcome:
+    return run(["jupyter-book", "build", "book", "-W", "--keep-going"], root, **changes)
+
+
+def executed(outcome: Outcome) -> list[str]:
+    return re.findall(r"(notebooks/\w+\.py): running", outcome.text)
+
+
+def test_builds_runs_what_is_stale_and_fails_in_one_line(mini: Path) -> None:
+    set_address(mini, "")
+    first = build(mini, BOOK_SET="a.b=1")
+    assert first.status == 0 and "WARNING" not in first.text, first.text
+    assert executed(first) == ["notebooks/01_first.py", "notebooks/02_second.py"]
+    assert "seen on the terminal only" in first.text
+    page = (mini / "_build/html/notebooks/01_first.html").read_text()
+    assert "given smoke 0 {'a.b': '1'} the small package" in page
+    assert "preset <strong>smoke</strong>" in page and "a.b=1" in page
+    assert page.count("seen on the terminal only") == 1  # in the source, not as an output
+    for label in ("Colab", "Binder", "source-edit-button", "source-repository-button", "source-issues-button"):
+        assert label not in page
+
+    again = build(mini, BOOK_SET="a.b=1")
+    assert again.status == 0 and executed(again) == []
+
+    second = mini / "notebooks" / "02_second.py"
+    good = second.read_text()
+    second.write_text(good + FAILING)
+    failed = build(mini, BOOK_SET="a.b=1")
+    assert failed.status == 1 and executed(failed) == ["notebooks/02_second.py"]
+    line = good.count("\n") + 3
+    error = f"notebooks/02_second.py: code cell 4, line {line}: ValueError: no such thing"
+    assert sum("02_second" in row and "running" not in row for row in failed.text.splitlines()) == 1
+    assert error in failed.text and "Traceback" not in failed.text
+
+    second.write_text(good)
+    assert executed(build(mini, BOOK_SET="a.b=1")) == []  # the page that was good is still there
+    refused = build(mini, BOOK_EXECUTE="sometimes")
+    assert refused.status == 1 and "BOOK_EXECUTE=sometimes is not one of auto, force, off" in refused.text
+
+
+def test_buttons_follow_the_one_address(mini: Path) -> None:
+    set_address(mini, "https://github.com/someone/something")
+    outcome = build(mini)
+    assert outcome.status == 0, outcome.text
+    links = re.findall(r'href="(https?://[^"]+)"', (mini / "_build/html/notebooks/01_first.html").read_text())
+    assert "https://colab.research.google.com/github/someone/something/blob/main/notebooks/01_first.ipynb" in links
+    binder = "https://mybinder.org/v2/gh/someone/something/main?urlpath=lab/tree/notebooks/01_first.ipynb"
+    assert binder in links
+    assert "https://github.com/someone/something/edit/main/notebooks/01_first.py" in links
+    assert not [link for link in links if "book/notebooks" in link]
+    prose = (mini / "_build/html/intro.html").read_text()
+    assert "https://github.com/someone/something/edit/main/book/intro.md" in prose and "Colab" not in prose
+
+
+def test_handed_out_notebooks_hold_nothing_of_the_run_or_the_machine(mini: Path) -> None:
+    failures = run_book(mini, Settings("auto", {"preset": "smoke", "seed": 3, "overrides": {}}), lambda line: None)
+    assert failures == []
+    path = mini / "book" / "notebooks" / "01_first.ipynb"
+    text = path.read_text()
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert str(mini) not in text and str(Path.home()) not in text and "papermill" not in text and "stderr" not in text
+    assert "here . and …" in text
+    assert notebook.cells[1].metadata.tags == ["provenance"]
+    injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1 and "remove-cell" in injected[0].metadata.tags
+    facts = notebook.metadata.paperbook
+    assert (facts.preset, facts.seed, facts.commit) == ("smoke", 3, "none") and facts.device.startswith(
+        ("CPU", "NVIDIA")
+    )
+    before = path.read_bytes()
+    run_book(mini, Settings("force", {"preset": "smoke", "seed": 3, "overrides": {}}), lambda line: None)
+    after = json.loads(path.read_bytes())
+    after["metadata"]["paperbook"]["seconds"] = facts.seconds
+    after["cells"][1] = json.loads(before)["cells"][1]
+    assert after == json.loads(before)  # a page that is run again is the same page
+
+
+@pytest.mark.parametrize("change", ["notebook", "package", "results", "parameters"])
+def test_stamp_follows_everything_a_page_depends_on(mini: Path, change: str) -> None:
+    source = mini / "notebooks" / "01_first.py"
+    parameters = {"preset": "smoke", "seed": 0, "overrides": {}}
+    before = paperbook_run.stamp(source, parameters, paperbook_run.sources_hash(mini))
+    assert before == paperbook_run.stamp(source, dict(parameters), paperbook_run.sources_hash(mini))
+    (mini / "migcore" / "__pycache__").mkdir()
+    (mini / "migcore" / "__pycache__" / "x.pyc").write_bytes(b"1")
+    assert before == paperbook_run.stamp(source, parameters, paperbook_run.sources_hash(mini))
+    if change == "notebook":
+        source.write_text(source.read_text() + "\n# more\n")
+    elif change == "package":
+        (mini / "migcore" / "__init__.py").write_text('NAME = "another"\n')
+    elif change == "results":
+        (mini / "results").mkdir()
+        (mini / "results" / "run.json").write_text("{}")
+    else:
+        parameters["seed"] = 1
+    assert before != paperbook_run.stamp(source, parameters, paperbook_run.sources_hash(mini))
+
+
+def test_pages_of_notebooks_that_are_gone_go_too(mini: Path) -> None:
+    out = mini / "book" / "notebooks"
+    out.mkdir()
+    (out / "07_gone.ipynb").write_text("{}")
+    (out / "01_first.ipynb").write_text("{}")
+    (out / "02_second.ipynb").write_text("{}")
+    assert run_book(mini, Settings("off", {}), lambda line: None) == []
+    assert sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02_second.ipynb"]
+
+
+def test_off_without_pages_says_which(mini: Path) -> None:
+    with pytest.raises(BookError, match="01_first, 02_second was never executed"):
+        run_book(mini, Settings("off", {}), lambda line: None)
+
+
+def test_unreadable_notebook_and_dead_kernel_are_one_line_each(mini: Path) -> None:
+    (mini / "notebooks" / "01_first.py").write_bytes(b"\xff\xfe\x00")
+    (mini / "notebooks" / "02_second.py").write_text(HEADER + "\n# %%\nimport os\n\nos._exit(1)\n")
+    failures = run_book(mini, Settings("auto", {"preset": "smoke"}), lambda line: None)
+    assert len(failures) == 2 and not any("\n" in line for line in failures)
+    assert failures[0].startswith("notebooks/01_first.py: UnicodeDecodeError")
+    assert failures[1].startswith("notebooks/02_second.py: DeadKernelError")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("BOOK_SEED", "one", "BOOK_SEED=one is not a number"),
+        ("BOOK_SET", "a.b", "'a.b' is not field=value"),
+        ("BOOK_EXECUTE", "", "BOOK_EXECUTE= is not one of"),
+    ],
+)
+def test_settings_that_cannot_be_meant(name: str, value: str, told: str) -> None:
+    with pytest.raises(BookError, match=re.escape(told)):
+        Settings.from_environment({name: value})
+
+
+def test_settings_default_to_the_laptop() -> None:
+    assert Settings.from_environment({}) == Settings("auto", {"preset": "laptop", "seed": 0, "overrides": {}})
+    given = Settings.from_environment({"BOOK_SEED": "2", "BOOK_SET": "data.root='a b' x=", "BOOK_EXECUTE": "force"})
+    assert given == Settings("force", {"preset": "laptop", "seed": 2, "overrides": {"data.root": "a b", "x": ""}})
+
+
+def test_docstrings_become_what_rst_asks_for() -> None:
+    lines = [
+        "Choices:",
+        "* one",
+        "  goes on",
+        "* two |x|",
+        "",
+        "Returns:",
+        "    val_… and ``val_`` and a_b",
+        "    - a",
+        "    - b",
+    ]
+    paperbook.tidy_docstring(None, "module", "m", None, None, lines)  # type: ignore[arg-type]
+    assert lines[:5] == ["Choices:", "", "* one", "  goes on", "* two \\|x\\|"]
+    assert lines[6:] == ["Returns:", "    val\\_… and ``val_`` and a_b", "", "    - a", "    - b"]

@@ -1,0 +1,198 @@
+"""Every command does its work, and whatever is wrong is one line on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migcore import cli, experiments
+from migcore.ledger import Ledger
+from tests.test_experiments import SMALL, write_folder
+from tests.test_ledger import make_arrays, make_run
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = [f"--set={name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in SMALL.items()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """An empty ledger of fresh runs and an empty one of recorded runs."""
+    book = Ledger(tmp_path / "runs", tmp_path / "results")
+    monkeypatch.setenv("MIGCORE_RUNS", str(book.runs))
+    monkeypatch.setattr(experiments, "ledger", lambda: book)
+    return book
+
+
+Run = Any
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line; returns its status, output and errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_help_is_quick_and_lists_the_commands() -> None:
+    code = "import sys; from migcore.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
+    for command in ("studio", "teacher", "train", "runs", "tables", "check", "bench"):
+        assert f"• {command}" in done.stdout
+
+
+def test_module_and_command_are_the_same() -> None:
+    done = subprocess.run([sys.executable, "-m", "migcore", "nonsense"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_train_then_runs_then_tables(folder: Path, run: Run) -> None:
+    arguments = ["train", "posec3d_joint", "--preset", "smoke", "--data", folder, *SETTINGS]
+    status, first, errors = run(*arguments)
+    assert status == 0 and [line.split()[:2] for line in first.splitlines()[:2]] == [
+        ["val:", "top1"],
+        ["test:", "top1"],
+    ]
+    assert all(line.startswith("migcore: note: ") for line in errors.splitlines()) and "no clip of 29 of 32" in errors
+    status, second, _ = run(*arguments)
+    assert status == 0 and second == first  # loaded
+    status, listed, _ = run("runs")
+    key = first.splitlines()[-1].split()[0].rpartition("-")[2]
+    assert status == 0 and listed.startswith(key) and "posec3d_joint" in listed and len(listed.splitlines()) == 1
+    status, recorded, _ = run("runs", "record", key[:8])
+    assert status == 0 and Path(recorded.strip()).is_dir()
+    status, shown, _ = run("tables", "--no-missing", "--preset", "smoke", "--data", folder, *SETTINGS)
+    assert status == 0 and shown.count("not run yet") > 10 and "59.54" in shown and key in shown
+
+
+def test_an_older_run_is_marked(book: Ledger, run: Run) -> None:
+    book.save(make_run(code="0" * 64), make_arrays())
+    assert run("runs")[1].rstrip().endswith("fresh, older version")
+
+
+def test_check(folder: Path, tmp_path: Path, run: Run) -> None:
+    status, shown, _ = run("check", folder)
+    assert status == 0 and [" ".join(line.split()[:3]) for line in shown.splitlines()[:3]] == [
+        "train 8 clips", "val 8 clips", "test 8 clips",
+    ]  # fmt: skip
+    damaged = write_folder(tmp_path / "damaged")
+    labels = damaged / "0003" / "0003_label.csv"
+    labels.write_text(labels.read_text() + "55,1,2\n")
+    status, shown, errors = run("check", damaged)
+    assert status == 2 and not shown and "0003_label.csv, row 5" in errors
+    status, shown, _ = run("check", damaged, "--skip-bad")
+    assert status == 0 and "skipped 0003_4: " in shown
+
+
+def test_studio(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake(out: Path, config: Any) -> Path:
+        calls.append(config)
+        return write_folder(out)
+
+    monkeypatch.setattr("migcore.studio.dataset.write_studio", fake)
+    status, shown, _ = run("studio", tmp_path / "s", "--preset", "smoke", "--seed", 7, "--set", "size=16")
+    assert status == 0 and "train" in shown and (calls[0].seed, calls[0].size) == (7, 16)
+    status, _, errors = run("studio", tmp_path / "t", "--preset", "imigue")
+    assert status == 2 and errors.count("\n") == 1
+
+
+def test_teacher(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def fake(config: Any, out: Path) -> Path:
+        given.append(config)
+        return out
+
+    monkeypatch.setattr("migcore.studio.teacher.pretrain", fake)
+    assert run("teacher", "--out", "weights", "--set", "steps=700", "--set", "frames=60")[:2] == (0, "weights\n")
+    assert (given[0].steps, given[0].frames) == (700, 60)
+
+
+def test_bench(run: Run) -> None:
+    status, shown, _ = run("bench", "joint_heatmaps", "--repeats", 1)
+    assert status == 0 and [line.split()[0] for line in shown.splitlines()] == [
+        "name",
+        "joint_heatmaps",
+        "joint_heatmaps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "posec3d_join"], "no experiment is called 'posec3d_join'. Did you mean posec3d_joint"),
+        (["train", "posec3d_joint", "--preset", "labtop"], "no preset is called 'labtop'. Did you mean laptop?"),
+        (["train", "posec3d_joint", "--set", "epochs=3"], "Did you mean train_posec3d.epochs?"),
+        (["train", "posec3d_joint", "--set", "epochs"], "--set takes FIELD=VALUE, not 'epochs'"),
+        (["train", "posec3d_joint", "--set", "train_posec3d.lr=fast"], "train_posec3d.lr cannot be 'fast'"),
+        (["train", "posec3d_joint", "--preset", "imigue"], "preset imigue needs a folder of clips"),
+        (["train", "posec3d_joint", "--data", "no/where"], "no/where"),
+        (["tables", "--preset", "none"], "no preset is called 'none'"),
+        (["teacher", "--set", "step=7"], "no field is called 'step'. Did you mean steps"),
+        (["runs", "record"], "no key to record"),
+        (["runs", "record", "abc"], "0 fresh runs have a key that begins with 'abc'"),
+        (["check", "no/where"], "no/where"),
+        (["check", ".", "--column-map", "openpose34"], "openpose34"),
+        (["tables", "--seeds", "0,x"], "--seeds takes whole numbers"),
+        (["tables", "--seeds", "-1"], "seeds are 0 or more"),
+        (["bench", "everything"], "no benchmark is called 'everything'"),
+        (["bench", "--device", "abacus"], "cannot run on 'abacus'"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments: list[str], message: str, run: Run) -> None:
+    status, shown, errors = run(*arguments)
+    assert status == 2 and not shown
+    assert errors.startswith("migcore: error: ") and errors.count("\n") == 1 and message in errors
+
+
+def test_interrupt_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Runs, "run", stop)
+    assert run("runs") == (130, "", "migcore: stopped; the same command goes on from the last checkpoint\n")
+
+
+def test_a_reader_that_leaves_is_no_error(book: Ledger) -> None:
+    for i in range(40):
+        book.save(make_run(f"{i:016x}"), make_arrays())
+    command = f"{sys.executable} -m migcore runs | head -n 1"
+    environment = {**os.environ, "MIGCORE_RUNS": str(book.runs)}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_goes_on(number: signal.Signals, status: int, folder: Path, book: Ledger, run: Run) -> None:
+    arguments = ["train", "posec3d_joint", "--preset", "smoke", "--data", str(folder), *SETTINGS]
+    arguments += ["--set", "train_posec3d.epochs=2000"]
+    environment = {**os.environ, "MIGCORE_RUNS": str(book.runs)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "migcore", *arguments], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(book.runs.glob("*/checkpoints/step-*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and "Traceback" not in errors, errors
+    assert list(book.runs.glob("*/checkpoints/step-*")) and not list(book.runs.glob("*/lock"))
