@@ -155,8 +155,12 @@ def seeded(*entropy: int) -> Iterator[None]:
     For what takes no generator of its own: weight initialisers and drop-out.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    seed = generator(*entropy).initial_seed()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(generator(*entropy).initial_seed())
+        # Not torch.manual_seed, which also seeds the other GPUs and, for devices not in use, keeps a list of its calls.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield
 
 

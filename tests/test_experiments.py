@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +165,27 @@ def test_two_makers_of_one_run(folder: Path) -> None:
         experiments.run("posec3d_joint", settings, wait=False)
 
 
+def test_a_run_that_another_is_making_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book, settings = experiments.ledger(), small(folder)
+    made = experiments.run("posec3d_joint", settings)
+    record = (made.folder / "run.json") if made.folder is not None else Path()
+    record.rename(record.with_suffix(".later"))
+    forbid(monkeypatch)
+
+    def other() -> None:
+        with book.writer(made):
+            holding.set()
+            time.sleep(0.5)
+            record.with_suffix(".later").rename(record)
+
+    holding = threading.Event()
+    thread = threading.Thread(target=other)
+    thread.start()
+    holding.wait()
+    assert experiments.run("posec3d_joint", settings) == made
+    thread.join()
+
+
 def test_keys_follow_what_decides_numbers(folder: Path) -> None:
     settings = small(folder)
     data = experiments.identity(experiments.dataset(settings))
@@ -291,6 +314,15 @@ def test_the_studio_is_made_once(runs: Path, monkeypatch: pytest.MonkeyPatch) ->
     out, config, progress = calls[0]
     assert out.parent == runs / "data" and config == settings.studio and progress is False
     assert experiments.data_folder(preset("smoke", {"studio.seed": 1})) != out
+
+
+def test_data_at_hand_is_never_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "write_studio", None)
+    assert (
+        experiments.dataset_at_hand(preset("smoke")) is None and experiments.dataset_at_hand(preset("imigue")) is None
+    )
+    found = experiments.dataset_at_hand(small(folder))
+    assert found is not None and len(found.split("test")) == 8
 
 
 def test_runs_live_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -165,16 +165,16 @@ def restricted_load(path: str | Path) -> Any:
             content = _Unpickler(file).load()
         return _finish(content, {})
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path, hint="is it there?") from error
+        raise DataError(f"cannot be read ({error.strerror})", where=path, hint="Is it there?") from error
     except _Refused as error:
         raise DataError(
             f"the pickle is refused: {error}",
             where=path,
-            hint="only containers, text, numbers and numpy arrays are read; do not open this file with pickle itself",
+            hint="Only containers, text, numbers and numpy arrays are read; do not open this file with pickle itself",
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataError(
-            f"is no whole pickle ({type(error).__name__})", where=path, hint="fetch the file again"
+            f"is no whole pickle ({type(error).__name__})", where=path, hint="Fetch the file again"
         ) from error
 
 
@@ -206,7 +206,7 @@ def _labels(values: Any, path: Path) -> np.ndarray:
     wrong = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
     if len(wrong):
         message = f"label {labels[wrong[0]]} is not one of 0..{NUM_CLASSES - 1}"
-        raise DataError(message, where=path, row=int(wrong[0]) + 1, hint="labels of this file are raw ids minus one")
+        raise DataError(message, where=path, row=int(wrong[0]) + 1, hint="Labels of this file are raw ids minus one")
     return labels
 
 
@@ -235,7 +235,7 @@ def read_challenge_arrays(data_npy: str | Path, label_pkl: str | Path) -> Skelet
     try:
         data = np.load(data_npy, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"is no array file ({error})", where=data_npy, hint="fetch the file again") from error
+        raise DataError(f"is no array file ({error})", where=data_npy, hint="Fetch the file again") from error
     if not isinstance(data, np.ndarray) or data.ndim != 5 or data.shape[1] != 3 or data.dtype.kind != "f":
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "several arrays"
         raise DataError(f"holds {found}, not a float array [N, 3, T, V, M]", where=data_npy)
@@ -248,7 +248,7 @@ def read_challenge_arrays(data_npy: str | Path, label_pkl: str | Path) -> Skelet
         raise DataError(
             f"has {len(names)} names and {len(labels)} labels for the {len(data)} clips of {data_npy.name}",
             where=label_pkl,
-            hint="take both files from the same split",
+            hint="Take both files from the same split",
         )
     first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
@@ -295,7 +295,7 @@ def read_pyskl(path: str | Path, split: str | None = None) -> list[dict[str, Any
     splits = content.get("split")
     if not isinstance(splits, dict) or split not in splits:
         known = ", ".join(map(str, splits)) if isinstance(splits, dict) else "none"
-        raise DataError(f"has no split {split!r}", where=path, hint=f"its splits: {known}")
+        raise DataError(f"has no split {split!r}", where=path, hint=f"Its splits: {known}")
     if not isinstance(splits[split], (list, tuple, np.ndarray)):
         raise DataError(f"split {split!r} is no list of ids", where=path)
     missing = [name for name in splits[split] if name not in found]
@@ -320,7 +320,7 @@ def _annotation(entry: Any, path: Path, number: int) -> dict[str, Any]:
     frames = entry.get("total_frames", keypoints.shape[1])
     if frames != keypoints.shape[1] or not keypoints.size:
         message = f"{name!r} says {frames} frames and has {keypoints.shape[1]}"
-        raise DataError(message, where=path, row=number, hint="leave empty clips out")
+        raise DataError(message, where=path, row=number, hint="Leave empty clips out")
     keypoints, scores = _clean(keypoints, scores)
     label, shape = entry.get("label", -1), entry.get("img_shape")
     if not isinstance(label, (int, np.integer)):

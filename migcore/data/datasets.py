@@ -142,10 +142,10 @@ class _Clips(Dataset[Item]):
     def __init__(self, records: list[ClipRecord], *, train: bool, seed: int) -> None:
         _require(seed >= 0, f"seed {seed} is negative")
         if not records:
-            raise DataError("no clips are left", hint="does the data set have this split, and are its files whole?")
+            raise DataError("no clips are left", hint="Does the data set have this split, and are its files whole?")
         unlabelled = [record.id for record in records if record.label == UNLABELLED]
         if train and unlabelled:
-            raise DataError(f"clip {unlabelled[0]} has no label to train on", hint="train on a labelled split")
+            raise DataError(f"clip {unlabelled[0]} has no label to train on", hint="Train on a labelled split")
         self.records, self.train, self.seed = records, train, seed
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -255,7 +255,7 @@ class SkeletonClips(_Clips):
         if joints != self.layout.num_joints:
             raise ConfigError(
                 f"clips have {joints} keypoints, layout {self.layout.name!r} has {self.layout.num_joints}",
-                hint="choose a layout that fits the column map",
+                hint="Choose a layout that fits the column map",
             )
 
     def __getitem__(self, position: int) -> Item:
@@ -365,7 +365,7 @@ class VideoClips(_Clips):
     def _film_size(self, record: ClipRecord) -> tuple[int, int] | None:
         """(H, W) to decode to: the largest that any view needs, or None where the film is no larger."""
         if record.film is None:
-            hint = f"put {record.video}.mp4 into the folder of its labels, or use its skeleton alone"
+            hint = f"Put {record.video}.mp4 into the folder of its labels, or use its skeleton alone"
             raise DataError(f"clip {record.id} has no film", where=record.skeleton, hint=hint)
         if record.film not in self._film_sizes:
             try:

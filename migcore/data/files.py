@@ -48,9 +48,9 @@ def _bad_row(data: bytes, path: Path, columns: ColumnMap) -> DataError:
                 f"{len(cells)} columns, but column map {columns.name!r} expects {columns.columns}",
                 where=path,
                 row=number,
-                hint=f"open the data set with column_map={other.name!r}"
+                hint=f"Open the data set with column_map={other.name!r}"
                 if other
-                else "choose the column map of this file, or mend the row",
+                else "Choose the column map of this file, or mend the row",
             )
         for place, cell in enumerate(cells):
             try:
@@ -61,9 +61,9 @@ def _bad_row(data: bytes, path: Path, columns: ColumnMap) -> DataError:
                         f"column {place + 1} holds {cell.strip()[:40]!r} where a number belongs",
                         where=path,
                         row=number,
-                        hint="skeleton files have no header; missing numbers are empty or nan",
+                        hint="Skeleton files have no header; missing numbers are empty or nan",
                     )
-    return DataError("is no table of numbers", where=path, hint="write it as plain comma-separated text")
+    return DataError("is no table of numbers", where=path, hint="Write it as plain comma-separated text")
 
 
 def _read_bytes(path: Path, what: str) -> bytes:
@@ -71,7 +71,7 @@ def _read_bytes(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{what} cannot be read ({error.strerror})", where=path, hint="put the file there or leave the video out"
+            f"{what} cannot be read ({error.strerror})", where=path, hint="Put the file there or leave the video out"
         ) from error
 
 
@@ -79,7 +79,7 @@ def _table_bytes(path: Path, columns: ColumnMap) -> bytes:
     """The bytes of a skeleton file whose rows all have the map's number of columns."""
     data = _read_bytes(path, "skeleton file").rstrip()
     if not data:
-        raise DataError("skeleton file is empty", where=path, hint="write one row per frame of the film")
+        raise DataError("skeleton file is empty", where=path, hint="Write one row per frame of the film")
     if any(line.count(b",") != columns.columns - 1 for line in data.split(b"\n")):
         raise _bad_row(data, path, columns)
     return data
@@ -128,7 +128,7 @@ def read_skeleton_csv(path: Path, column_map: ColumnMap) -> tuple[np.ndarray, np
             f"column {column_map.joints[joint] + 3} holds {scores[row, joint]:g} where a score of 0..1 belongs",
             where=path,
             row=int(row) + 1,
-            hint=f"are the columns those of column map {column_map.name!r}?",
+            hint=f"Are the columns those of column map {column_map.name!r}?",
         )
     return keypoints, np.clip(scores, 0, 1)
 
@@ -154,7 +154,7 @@ def write_skeleton_csv(path: Path, keypoints: np.ndarray, scores: np.ndarray) ->
     if not np.isfinite(table).all():
         frame = int(np.argwhere(~np.isfinite(table))[0][0])
         raise DataError(
-            "a coordinate or score is not finite", where=path, row=frame + 1, hint="write missing as 0, 0, 0"
+            "a coordinate or score is not finite", where=path, row=frame + 1, hint="Write missing as 0, 0, 0"
         )
     table[np.abs(table) < 0.0005] = 0  # would print as 0.000 or -0.000
     line = "%d" + ",%.3f" * (3 * points) + "\n"
@@ -180,26 +180,26 @@ def _label_row(line: str, path: Path, row: int, first_frame: int) -> LabelRow:
             f"{line.strip()[:60]!r} are not three whole numbers",
             where=path,
             row=row,
-            hint="label files have no header; a row is gesture_id,start,end",
+            hint="Label files have no header; a row is gesture_id,start,end",
         ) from error
     if start < first_frame:
         raise DataError(
             f"the clip starts at frame {start}, but frames count from {first_frame}",
             where=path,
             row=row,
-            hint="if the first frame of these files is 0, say first_frame=0" if start == 0 else "mend the row",
+            hint="If the first frame of these files is 0, say first_frame=0" if start == 0 else "Mend the row",
         )
     if end < start:
         raise DataError(
             f"the clip ends at frame {end}, before its start {start}: it is reversed or empty",
             where=path,
             row=row,
-            hint="a row is gesture_id,start,end with an inclusive end",
+            hint="A row is gesture_id,start,end with an inclusive end",
         )
     try:
         label = from_raw_id(raw)
     except DataError as error:
-        raise DataError(error.message, where=path, row=row, hint="mend the row or skip it") from error
+        raise DataError(error.message, where=path, row=row, hint="Mend the row or skip it") from error
     return label, start - first_frame + 1, end - first_frame + 1
 
 

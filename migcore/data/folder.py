@@ -52,7 +52,7 @@ def _folders(root: Path) -> list[Path]:
         return [path for path in sorted(root.iterdir()) if path.is_dir()]
     except OSError as error:
         raise DataError(
-            f"is no folder that can be read ({error.strerror})", where=root, hint="name the folder of a data set"
+            f"is no folder that can be read ({error.strerror})", where=root, hint="Name the folder of a data set"
         ) from error
 
 
@@ -68,7 +68,7 @@ def find_files(root: Path) -> Files:
         if VIDEO.fullmatch(folder.name):
             if folder.name in folders:
                 raise DataError(
-                    f"video {folder.name} is also in {folders[folder.name]}", where=folder, hint="keep one of the two"
+                    f"video {folder.name} is also in {folders[folder.name]}", where=folder, hint="Keep one of the two"
                 )
             folders[folder.name] = folder
     labels = {v: p / f"{v}_label.csv" for v, p in folders.items() if (p / f"{v}_label.csv").is_file()}
@@ -84,7 +84,7 @@ def find_files(root: Path) -> Files:
         raise DataError(
             "holds neither folders NNNN/ with NNNN_label.csv nor clips/NNNN_k.mp4",
             where=root,
-            hint="lay the data out as iMiGUE is, or make a studio with `migcore studio`",
+            hint="Lay the data out as iMiGUE is, or make a studio with `migcore studio`",
         )
     return Files(folders, labels, precut)
 
@@ -107,9 +107,9 @@ def read_splits(path: Path, videos: set[str]) -> dict[str, tuple[str, str]]:
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"splits file cannot be read ({error})", where=path, hint="write it as plain CSV") from error
+        raise DataError(f"splits file cannot be read ({error})", where=path, hint="Write it as plain CSV") from error
     if not rows or [cell.strip() for cell in rows[0]] != ["video", "split", "subject"]:
-        raise DataError("the first row is not video,split,subject", where=path, row=1, hint="mend the header")
+        raise DataError("the first row is not video,split,subject", where=path, row=1, hint="Mend the header")
     for number, row in enumerate(rows[1:], start=2):
         if not row:
             continue
@@ -122,15 +122,15 @@ def read_splits(path: Path, videos: set[str]) -> dict[str, tuple[str, str]]:
                 f"video {video!r} {'would leave the folder' if outside else 'is no number of four digits or more'}",
                 where=path,
                 row=number,
-                hint="a video is the name of its folder, NNNN",
+                hint="A video is the name of its folder, NNNN",
             )
         if split not in SPLITS:
             raise DataError(f"split {split!r} is not one of {', '.join(SPLITS)}", where=path, row=number)
         if video in assigned:
-            raise DataError(f"video {video} is listed twice", where=path, row=number, hint="keep one of the rows")
+            raise DataError(f"video {video} is listed twice", where=path, row=number, hint="Keep one of the rows")
         if video not in videos:
             raise DataError(
-                f"video {video} has neither folder nor clips", where=path, row=number, hint="add or unlist it"
+                f"video {video} has neither folder nor clips", where=path, row=number, hint="Add or unlist it"
             )
         assigned[video] = (split, subject)
     return assigned
@@ -151,9 +151,9 @@ def identity_of(root: Path, files: list[Path]) -> str:
         try:
             identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError('is not JSON with an "identity"', where=path, hint="make the data set again") from error
+            raise DataError('is not JSON with an "identity"', where=path, hint="Make the data set again") from error
         if not isinstance(identity, str) or not identity:
-            raise DataError("the identity is no text", where=path, hint="make the data set again")
+            raise DataError("the identity is no text", where=path, hint="Make the data set again")
         return identity
     digest = hashlib.sha256()
     for file in sorted(files):

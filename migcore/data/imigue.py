@@ -121,7 +121,7 @@ class ClipIndex:
             ConfigError: any other name.
         """
         if name not in SPLITS:
-            raise ConfigError(f"no split is called {name!r}", hint=f"splits are {', '.join(SPLITS)}")
+            raise ConfigError(f"no split is called {name!r}", hint=f"Splits are {', '.join(SPLITS)}")
         return [clip for clip in self.clips if clip.split == name]
 
     def labels(self, split: str) -> np.ndarray:
@@ -168,7 +168,7 @@ def _add_labelled(found: _Found, files: Files, video: str, split: str, subject: 
             clip = ClipRecord(f"{video}_{k}", video, start, end, label, split, subject, cut.get(k, film), skeleton)
             found.clips.append(clip)
     for k in sorted(set(cut) - set(range(len(rows)))):
-        hint = "add the row or take the clip away"
+        hint = "Add the row or take the clip away"
         found.bad.append(
             (cut[k].stem, DataError(f"has no row {k + 1} in {files.labels[video]}", where=cut[k], hint=hint))
         )
@@ -227,7 +227,7 @@ def open_dataset(
         elif video in files.precut:
             _add_unlabelled(found, files, video, split, subject)
         elif split in ("train", "val"):
-            folder, hint = files.folders[video], "add it or take the video off splits.csv"
+            folder, hint = files.folders[video], "Add it or take the video off splits.csv"
             found.bad.append((video, DataError(f"has no {video}_label.csv", where=folder, hint=hint)))
     if check:
         found = _checked(found, files, columns)
@@ -295,14 +295,14 @@ def _check_clip(
             raise DataError(
                 f"clip {clip.id} has no {what}, but others have one",
                 where=files.folders.get(clip.video, files.labels[clip.video].parent),
-                hint="add it, or leave its clips out with skip_bad",
+                hint="Add it, or leave its clips out with skip_bad",
             )
         if path is not None and (frames := length(path)) < last:
             raise DataError(
                 f"clip {clip.id} needs frame {last}, but {path.name} has {frames}",
                 where=files.labels.get(clip.video, path),
                 row=int(clip.id.split("_")[1]) + 1,
-                hint="mend the label, complete the file, or leave the clip out with skip_bad",
+                hint="Mend the label, complete the file, or leave the clip out with skip_bad",
             )
 
 
@@ -342,7 +342,7 @@ def read_clip_skeleton(record: ClipRecord, column_map: ColumnMap) -> tuple[np.nd
         raise DataError(
             f"clip {record.id} has no skeleton",
             where=record.film,
-            hint=f"put {record.video}_light_hand.csv into the folder of its film, or use the film alone",
+            hint=f"Put {record.video}_light_hand.csv into the folder of its film, or use the film alone",
         )
     try:
         stat = path.stat()
@@ -351,5 +351,5 @@ def read_clip_skeleton(record: ClipRecord, column_map: ColumnMap) -> tuple[np.nd
     keypoints, scores = _skeleton_of_film(path, column_map, stat.st_size, stat.st_mtime_ns)
     if record.end > len(keypoints):
         message = f"clip {record.id} ends at frame {record.end}, but the file has {len(keypoints)}"
-        raise DataError(message, where=path, hint="mend the label or complete the file")
+        raise DataError(message, where=path, hint="Mend the label or complete the file")
     return keypoints[record.start - 1 : record.end], scores[record.start - 1 : record.end]

@@ -53,7 +53,7 @@ class SkeletonLayout:
                 if not (0 <= a < self.num_joints and 0 <= b < self.num_joints):
                     raise ConfigError(
                         f"layout {self.name!r} has {what} ({a}, {b}), but keypoints 0..{self.num_joints - 1}",
-                        hint="keypoints are counted from 0",
+                        hint="Keypoints are counted from 0",
                     )
                 if a == b:
                     raise ConfigError(f"layout {self.name!r} has {what} ({a}, {b}) from a keypoint to itself")
@@ -70,7 +70,7 @@ class SkeletonLayout:
                 if frozenset((mirror[a], mirror[b])) not in edges:
                     raise ConfigError(
                         f"layout {self.name!r} has bone ({a}, {b}), but not its mirror ({mirror[a]}, {mirror[b]})",
-                        hint="the bones of a layout are closed under its flip pairs",
+                        hint="The bones of a layout are closed under its flip pairs",
                     )
 
     @property
@@ -181,7 +181,7 @@ def layout(name: str) -> SkeletonLayout:
         ConfigError: there is none.
     """
     if name not in _LAYOUTS:
-        raise ConfigError(f"no skeleton layout is called {name!r}", hint=f"known are {', '.join(_LAYOUTS)}")
+        raise ConfigError(f"no skeleton layout is called {name!r}", hint=f"Known are {', '.join(_LAYOUTS)}")
     return _LAYOUTS[name]
 
 
@@ -241,7 +241,7 @@ def column_map(name: str) -> ColumnMap:
         ConfigError: there is none.
     """
     if name not in _COLUMN_MAPS:
-        raise ConfigError(f"no column map is called {name!r}", hint=f"known are {', '.join(_COLUMN_MAPS)}")
+        raise ConfigError(f"no column map is called {name!r}", hint=f"Known are {', '.join(_COLUMN_MAPS)}")
     return _COLUMN_MAPS[name]
 
 

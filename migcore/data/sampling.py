@@ -15,7 +15,7 @@ from migcore.errors import ConfigError, DataError
 
 def _check(n: int, length: int) -> None:
     if n < 1:
-        raise DataError(f"a clip of {n} frames has none to sample", hint="leave empty clips out")
+        raise DataError(f"a clip of {n} frames has none to sample", hint="Leave empty clips out")
     if length < 1:
         raise ConfigError(f"{length} frames were asked for; at least 1 is possible")
 

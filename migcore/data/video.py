@@ -45,19 +45,31 @@ class FilmInfo:
 
 @dataclass(frozen=True)
 class _FilmIndex:
-    """Time stamps of all frames in the order they are shown (None if they are not usable), and which are key frames."""
+    """Which frame is which.
 
-    stamps: np.ndarray | None
-    keys: np.ndarray
+    Attributes:
+        frames: how many are shown.
+        numbers: of a frame by its time stamp; None if the film has no usable ones.
+        key_numbers: numbers of the key frames, rising.
+        key_stamps: their time stamps.
+    """
+
     frames: int
+    numbers: dict[int, int] | None
+    key_numbers: np.ndarray
+    key_stamps: np.ndarray
+
+    def number(self, frame: VideoFrame) -> int:
+        """The number of a decoded frame by its time stamp, -1 if that tells none."""
+        return -1 if self.numbers is None or frame.pts is None else self.numbers.get(frame.pts, -1)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError("the film is missing", where=path, hint="put it there or leave its clips out")
+        return DataError("the film is missing", where=path, hint="Put it there or leave its clips out")
     reason = getattr(error, "strerror", None) or str(error)
     return DataError(
-        f"is no whole film ({reason})", where=path, hint="it may be truncated or of another type: fetch it again"
+        f"is no whole film ({reason})", where=path, hint="It may be truncated or of another type: fetch it again"
     )
 
 
@@ -68,10 +80,9 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise _unreadable(path, error) from error
     if not container.streams.video:
         container.close()
-        raise DataError("has no video stream", where=path, hint="name a film")
+        raise DataError("has no video stream", where=path, hint="Name a film")
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1  # loaders run in several processes
-    stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, not a patch of the frame before
     return container, stream
 
 
@@ -89,14 +100,15 @@ def _film_index(path: Path, size: int, time_ns: int) -> _FilmIndex:
         steps = [p.duration or 0 for p in packets]
         missing = (stream.start_time or 0) + (stream.duration or 0) - max(ends, default=0)
         if any(p.is_corrupt for p in packets) or missing > 2 * max(steps, default=0):
-            raise DataError(f"is truncated after {len(packets)} frames", where=path, hint="fetch the film again")
+            raise DataError(f"is truncated after {len(packets)} frames", where=path, hint="Fetch the film again")
     shown = [p for p in packets if not p.is_discard]
     stamps = np.array([-1 if p.pts is None else p.pts for p in shown], dtype=np.int64)
-    keys = np.array([p.is_keyframe for p in shown], dtype=bool)
-    if any(p.pts is None for p in shown) or len(np.unique(stamps)) < len(stamps):
-        return _FilmIndex(None, keys, len(shown))
     order = np.argsort(stamps)
-    return _FilmIndex(stamps[order], keys[order], len(shown))
+    key_numbers = np.flatnonzero(np.array([p.is_keyframe for p in shown], dtype=bool)[order])
+    stamps = stamps[order]
+    usable = all(p.pts is not None for p in shown) and len(np.unique(stamps)) == len(stamps)
+    numbers = {stamp: number for number, stamp in enumerate(stamps.tolist())} if usable else None
+    return _FilmIndex(len(shown), numbers, key_numbers, stamps[key_numbers])
 
 
 def _index(path: Path) -> _FilmIndex:
@@ -106,7 +118,7 @@ def _index(path: Path) -> _FilmIndex:
         raise _unreadable(path, error) from error
     index = _film_index(path, stat.st_size, stat.st_mtime_ns)
     if not index.frames:
-        raise DataError("has no frames", where=path, hint="fetch the film again")
+        raise DataError("has no frames", where=path, hint="Fetch the film again")
     return index
 
 
@@ -132,8 +144,8 @@ def probe(path: str | Path, *, exact: bool = True) -> FilmInfo:
 def _decode(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
     try:
         for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise DataError(f"is damaged at {frame.time} s", where=path, hint="fetch the film again")
+            if frame.is_corrupt:  # patched with what was there before
+                raise DataError(f"is damaged at {frame.time} s", where=path, hint="Fetch the film again")
             yield frame
     except (OSError, ValueError, av.FFmpegError) as error:
         raise _unreadable(path, error) from error
@@ -154,13 +166,14 @@ class _Picture:
         return rgb.to_ndarray()
 
 
-def _by_counting(path: Path, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
-    """Pictures of the wanted frames (sorted) from a decode of everything before them."""
-    container, stream = _open(path)
+def _from_start(path: Path, index: _FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
+    """Pictures of the wanted frames (sorted) from a decode of everything before them; may miss some."""
     found: dict[int, np.ndarray] = {}
     remaining = set(wanted.tolist())
+    container, stream = _open(path)
     with container:
-        for number, frame in enumerate(_decode(container, stream, path)):
+        for count, frame in enumerate(_decode(container, stream, path)):
+            number = count if index.numbers is None else index.number(frame)
             if number in remaining:
                 found[number] = picture(frame)
                 remaining.remove(number)
@@ -171,23 +184,22 @@ def _by_counting(path: Path, wanted: np.ndarray, picture: _Picture) -> dict[int,
 
 def _by_seeking(path: Path, index: _FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
     """Pictures of the wanted frames (sorted), each group of frames decoded from its key frame; may miss some."""
-    assert index.stamps is not None
-    key_numbers = np.flatnonzero(index.keys)
-    number_of = {int(stamp): number for number, stamp in enumerate(index.stamps)}
-    group_of = np.searchsorted(key_numbers, wanted, side="right") - 1
+    if index.numbers is None or not len(index.key_numbers) or index.key_numbers[0] != 0:
+        return {}
+    group_of = np.searchsorted(index.key_numbers, wanted, side="right") - 1
     found: dict[int, np.ndarray] = {}
     container, stream = _open(path)
     with container:
-        position = 0  # the next group that decoding would run into
+        position = 0  # the group that decoding would run into
         frames = _decode(container, stream, path)
         for group in np.unique(group_of):
             here = wanted[group_of == group]
             if group > position:
-                container.seek(int(index.stamps[key_numbers[group]]), stream=stream, backward=True, any_frame=False)
+                container.seek(int(index.key_stamps[group]), stream=stream, backward=True, any_frame=False)
                 frames = _decode(container, stream, path)
             remaining = set(here.tolist())
             for frame in frames:
-                number = -1 if frame.pts is None else number_of.get(frame.pts, -1)
+                number = index.number(frame)
                 if number in remaining:
                     found[number] = picture(frame)
                     remaining.remove(number)
@@ -215,24 +227,20 @@ def read_frames(path: str | Path, indices: Any, *, size: tuple[int, int] | None 
     path = Path(path)
     numbers = np.asarray(indices, dtype=np.int64).reshape(-1)
     if not len(numbers):
-        raise DataError("no frame is asked for", where=path, hint="leave empty clips out")
+        raise DataError("no frame is asked for", where=path, hint="Leave empty clips out")
     index = _index(path)
     if numbers.min() < 0 or numbers.max() >= index.frames:
         outside = int(numbers.min() if numbers.min() < 0 else numbers.max())
         raise DataError(f"frame {outside} is asked for, but it has frames 0..{index.frames - 1}", where=path)
     wanted, inverse = np.unique(numbers, return_inverse=True)
-    picture = _Picture(size)
-    usable = index.stamps is not None and index.keys[0]
-    found: dict[int, np.ndarray] = {}
-    if usable:
-        # Not every key frame is a start: in open groups frames may refer to what was before, which looks like damage.
-        with suppress(DataError):
-            found = _by_seeking(path, index, wanted, picture)
+    picture, found = _Picture(size), {}
+    with suppress(DataError):  # a decoder may complain of what lies before the wanted frames where groups are open
+        found = _by_seeking(path, index, wanted, picture)
     if len(found) < len(wanted):
-        found = _by_counting(path, wanted, picture)
+        found = _from_start(path, index, wanted, picture)
     if len(found) < len(wanted):
-        missing = sorted(set(wanted.tolist()) - set(found))
-        raise DataError(f"frame {missing[0]} cannot be decoded", where=path, hint="fetch the film again")
+        missing = min(set(wanted.tolist()) - set(found))
+        raise DataError(f"frame {missing} cannot be decoded", where=path, hint="Fetch the film again")
     pictures = np.stack([found[number] for number in wanted.tolist()])
     return torch.from_numpy(pictures).permute(3, 0, 1, 2)[:, torch.from_numpy(inverse)].contiguous()
 
@@ -266,7 +274,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        hint = "free space or choose another disk, then run again; what was there before is intact"
+        hint = "Free space or choose another disk, then run again; what was there before is intact"
         raise StorageError(f"could not be written ({error.strerror or error})", where=path, hint=hint) from error
     finally:
         with suppress(OSError):
@@ -292,7 +300,7 @@ class FilmWriter:
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float, *, crf: int = 16) -> None:
         height, width = size
         if height < 2 or width < 2 or height % 2 or width % 2:
-            raise ConfigError(f"a film of {height}×{width} pixels is not possible", hint="both sides are even numbers")
+            raise ConfigError(f"a film of {height}×{width} pixels is not possible", hint="Both sides are even numbers")
         if not 0 < fps <= 1000 or not 0 <= crf <= 51:
             raise ConfigError(f"fps {fps} or crf {crf} is out of range")
         self.path, self.size, self.frames = Path(path), (height, width), 0

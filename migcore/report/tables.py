@@ -25,6 +25,7 @@ from migcore.presets import Preset, preset
 NOT_RUN = "not run yet"
 RECORDED = "workstation"
 """Preset of the recorded runs that stand beside every build."""
+RECORDED_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,10 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        body = ""
+        for first, *others in self.rows:
+            cells = "".join(f"<td>{html.escape(c)}</td>" for c in others)
+            body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
         notes = "".join(f"<p><small>{html.escape(n)}</small></p>" for n in self.notes)
         caption = f"<caption>{html.escape(self.caption)}</caption>"
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
@@ -130,7 +134,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Score:
-    """An experiment's accuracy over its seeds, in percent, with 95 % intervals; from ``runs``."""
+    """An experiment's accuracy over its seeds, in percent, with 95 % interval; ``seeds`` is how many were asked for."""
 
     top1: float
     top5: float
@@ -138,22 +142,27 @@ class Score:
     high: float
     split: str
     runs: tuple[Run, ...]
+    seeds: int
 
     def cells(self) -> list[str]:
         """Top-1 with interval, and top-5."""
-        mark = " †" if any(run.stale for run in self.runs) else ""
+        mark = "" if len(self.runs) == self.seeds else f" ({len(self.runs)} of {self.seeds} seeds)"
+        mark += " †" if any(run.stale for run in self.runs) else ""
         interval = "" if np.isnan(self.low) else f" [{self.low:.1f}, {self.high:.1f}]"
-        return [f"{self.top1:.2f}{interval}{mark}", f"{self.top5:.2f}{mark}"]
+        return [f"{self.top1:.2f}{interval}{mark}", f"{self.top5:.2f}"]
 
 
-def score(experiment: str, config: Preset, seeds: Sequence[int], index: ClipIndex | None = None) -> Score | None:
+def score(
+    experiment: str, config: Preset, seeds: Sequence[int], index: ClipIndex | None = None, data: str | None = None
+) -> Score | None:
     """What the ledger knows of an experiment; nothing is trained.
 
     Args:
         experiment: its name; one that does not exist (yet) has no runs.
         config: preset of the runs.
-        seeds: over which it is averaged; those without a run are left out.
+        seeds: over which it is averaged; those without a run are left out, and the cell says how many there were.
         index: clips of this build, to tell today's runs from older ones.
+        data: only runs on data of this identity: different data never share a column.
 
     Returns:
         the score on the test split, or on validation where the test labels are not known; None without a run.
@@ -163,6 +172,7 @@ def score(experiment: str, config: Preset, seeds: Sequence[int], index: ClipInde
     if not experiments.EXPERIMENTS[experiment].random:
         seeds = (0,)
     runs = [run for seed in seeds if (run := experiments.lookup(experiment, config, seed, index)) is not None]
+    runs = [run for run in runs if data in (None, run.data)]
     if not runs:
         return None
     split = "test" if all(run.metrics.get("test") for run in runs) else "val"
@@ -182,7 +192,12 @@ def score(experiment: str, config: Preset, seeds: Sequence[int], index: ClipInde
     except DataError:  # one subject alone says nothing about others
         low = high = float("nan")
     top1, top5 = (float(np.mean([run.metrics[split][name] for run in runs])) for name in ("top1", "top5"))
-    return Score(100 * top1, 100 * top5, 100 * low, 100 * high, split, tuple(runs))
+    return Score(100 * top1, 100 * top5, 100 * low, 100 * high, split, tuple(runs), len(seeds))
+
+
+def _newest_data(config: Preset) -> str | None:
+    """Identity of the data of the newest run of a preset, where the data themselves are not at hand."""
+    return next((run.data for run in experiments.ledger().all() if run.preset == config.label), None)
 
 
 def _number(value: float | None) -> str:
@@ -208,21 +223,23 @@ def table1(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
         config: preset of this build.
         seeds: over which ours are averaged.
     """
-    index = experiments.dataset(config)
+    index = experiments.dataset_at_hand(config)
+    data = None if index is None else experiments.identity(index)
     recorded = preset(RECORDED)
+    recorded_data = _newest_data(recorded)
     ours_head = f"this build ({config.label}, {_seeds(seeds)})"
     columns = ["Methods", "Modality", "paper Top-1", "paper Top-5", f"{ours_head} Top-1", "Top-5"]
     with_recorded = config.label != recorded.label
-    columns += [f"recorded {RECORDED} Top-1", f"recorded {RECORDED} Top-5"] if with_recorded else []
+    columns += [f"recorded ({RECORDED}, {_seeds(RECORDED_SEEDS)}) Top-1", "Top-5"] if with_recorded else []
     rows: list[list[str]] = []
     used: list[Run] = []
     for method in (*PAPER_TABLE1, *BESIDE_TABLE1):
-        found = score(method.experiment, config, seeds, index)
+        found = score(method.experiment, config, seeds, index, data or _newest_data(config))
         cells = [method.name, method.modality, _number(method.top1), _number(method.top5)]
         cells += found.cells() if found else [NOT_RUN, ""]
         used += found.runs if found else []
         if with_recorded:
-            other = score(method.experiment, recorded, (0, 1, 2))
+            other = score(method.experiment, recorded, RECORDED_SEEDS, data=recorded_data)
             cells += other.cells() if other else [NOT_RUN, ""]
             used += other.runs if other else []
         rows.append(cells)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import quick
 
+from migcore.data import annotations
 from migcore.data.annotations import read_challenge_arrays, read_pyskl, restricted_load
 from migcore.errors import DataError
 
@@ -153,6 +154,15 @@ def test_an_array_that_promises_more_than_it_holds_is_refused(tmp_path: Path) ->
         (tmp_path / "a.pkl").write_bytes(array_pickle(shape, bytes(16)))
         with pytest.raises(DataError):
             restricted_load(tmp_path / "a.pkl")
+
+
+def test_a_pickle_cannot_change_what_later_ones_find(tmp_path: Path) -> None:
+    """It may set attributes on what it found (state (None, {name: value})), but not on ours."""
+    raw = b"\x80\x02cnumpy.core.multiarray\nscalar\nN}U\x0c__defaults__K\x01\x85s\x86b."
+    (tmp_path / "a.pkl").write_bytes(raw)
+    with pytest.raises(DataError):
+        restricted_load(tmp_path / "a.pkl")
+    assert annotations._scalar.__defaults__ is None
 
 
 class Raw:
@@ -333,7 +343,7 @@ def test_wrong_splits_and_containers_are_told(tmp_path: Path) -> None:
         read_pyskl(pyskl(tmp_path, annotation("a")), "xsub_train")
     with pytest.raises(DataError, match="no list of ids"):
         read_pyskl(pyskl(tmp_path, annotation("a"), split={"val": 3}), "val")
-    with pytest.raises(DataError, match="its splits: none"):
+    with pytest.raises(DataError, match="Its splits: none"):
         read_pyskl(pyskl(tmp_path, annotation("a"), split="val"), "val")
     with pytest.raises(DataError, match="row 2: id 'a' comes twice"):
         read_pyskl(pyskl(tmp_path, annotation("a"), annotation("a")))

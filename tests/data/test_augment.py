@@ -142,6 +142,8 @@ def test_random_resized_crop_falls_back_to_the_central_square() -> None:
     moved, size = augment.random_resized_crop(np.zeros((1, 2), np.float32), (10, 100), np.random.default_rng(0))
     assert size == (10, 10)
     np.testing.assert_array_equal(moved, [[-45, 0]])
+    moved, _ = augment.random_resized_crop(np.zeros((1, 2), np.float32), (100, 10), np.random.default_rng(0))
+    np.testing.assert_array_equal(moved, [[0, -45]])
 
 
 @quick

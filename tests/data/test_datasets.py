@@ -264,6 +264,21 @@ def test_flipped_training_video_is_the_mirror_image(index: ClipIndex) -> None:
     assert found == {True, False}
 
 
+def test_test_video_is_never_mirrored(index: ClipIndex) -> None:
+    config = VideoConfig(frames=4, size=48)
+    plain, flipping = (VideoClips(index, "val", c, train=False) for c in (config, replace(config, flip=True)))
+    for epoch in range(8):
+        flipping.set_epoch(epoch)
+        assert same(plain[0], flipping[0])
+
+
+def test_equal_clips_at_different_positions_have_views_of_their_own() -> None:
+    points = np.random.default_rng(0).uniform(5, 90, (1, 60, 22, 2))
+    names = ["0001_0", "0001_1"]
+    clips = SkeletonClips.from_arrays(names, [points] * 2, [np.ones((1, 60, 22))] * 2, [0, 0], SMALL, train=True)
+    assert not torch.equal(clips[0]["keypoints"], clips[1]["keypoints"])
+
+
 def test_large_films_are_scaled_down_while_they_are_decoded(index: ClipIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 

@@ -361,5 +361,5 @@ def test_a_clip_whose_skeleton_is_gone_or_short(root: Path) -> None:
     with pytest.raises(DataError, match=r"skeleton file of clip 0001_3 cannot be read"):
         read_clip_skeleton(clip, OPENPOSE35)
     bare = ClipRecord("0001_3", "0001", 1, 2, 0, "train", film=root / "0001" / "0001.mp4")
-    with pytest.raises(DataError, match=r"clip 0001_3 has no skeleton\. put 0001_light_hand.csv"):
+    with pytest.raises(DataError, match=r"clip 0001_3 has no skeleton\. Put 0001_light_hand.csv"):
         read_clip_skeleton(bare, OPENPOSE35)

@@ -117,6 +117,9 @@ def test_only_what_is_needed_is_decoded(film: Path, monkeypatch: pytest.MonkeyPa
     decoded.clear()
     read_frames(film, [2, 78, 1])
     assert len(decoded) <= 3 + 4
+    decoded.clear()
+    read_frames(film, [75])
+    assert len(decoded) == 1, "a key frame needs nothing but itself"
 
 
 def test_a_stretch_of_a_film(film: Path) -> None:
@@ -150,6 +153,7 @@ def test_frames_that_are_not_there(film: Path, index: int) -> None:
         ("mpeg4", "avi", {"g": "12", "bf": "2"}),
         ("mpeg2video", "mpegts", {"g": "12", "bf": "2"}),
         ("mjpeg", "avi", {}),
+        ("libx264", "h264", {}),  # has no time stamps: frames are counted
     ],
 )
 def test_films_of_others_are_read_exactly(tmp_path: Path, codec: str, form: str, options: dict[str, str]) -> None:
