@@ -124,7 +124,7 @@ class Train:
     """Run an experiment, or load its run if it is in the ledger."""
 
     experiment: tyro.conf.Positional[str]
-    """zero_shot, linear_probe, posec3d_joint, posec3d_limb or posec3d_fusion"""
+    """zero_shot, linear_probe, posec3d_joint, posec3d_limb, posec3d_fusion, difficulty_skeleton or difficulty_film"""
     preset: str = "laptop"
     """smoke, laptop, workstation or imigue"""
     seed: int = 0
@@ -171,7 +171,7 @@ class Tables:
 
         config, seeds = _preset(self), _seeds(self.seeds)
         if self.missing:
-            for name in experiments.EXPERIMENTS:
+            for name in tables.shown():
                 for seed in seeds:
                     experiments.run(name, config, seed)
         for table in (tables.table1(config, seeds), tables.table2(config), tables.table3(config)):

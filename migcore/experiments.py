@@ -133,6 +133,10 @@ def _probe_config(preset: Preset) -> dict[str, Any]:
     return {**_teacher_config(preset), "probe": preset.probe}
 
 
+def _difficulty_config(preset: Preset) -> dict[str, Any]:
+    return {"difficulty": preset.difficulty, "size": preset.video.size, "column_map": preset.data.column_map}
+
+
 # The index of clips is part of the data's identity, so of the readers only what reads a clip's content decides numbers.
 _METRICS = "migcore.metrics:classification,confusion,_rank_of_truth"
 _CLIPS = ("migcore.data.augment", "migcore.data.datasets", "migcore.data.sampling", _METRICS)
@@ -155,6 +159,8 @@ _VIDEO = (
     "migcore.recipes:_frames",
 )
 
+_DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.recipes:_difficulty")
+
 EXPERIMENTS: dict[str, Experiment] = {
     "zero_shot": Experiment(recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes:zero_shot"), random=False),
     "linear_probe": Experiment(
@@ -168,6 +174,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         ("migcore.ensemble", _METRICS, "migcore.recipes:posec3d_fusion"),
         depends=("posec3d_joint", "posec3d_limb"),
     ),
+    "difficulty_skeleton": Experiment(recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY),
+    "difficulty_film": Experiment(recipes.difficulty_film, _difficulty_config, _DIFFICULTY),
 }
 """All experiments by name."""
 

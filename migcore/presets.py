@@ -23,6 +23,7 @@ from migcore.ledger import NO_NUMBERS
 from migcore.models.clip import TeacherConfig
 from migcore.models.posec3d import PoseC3DConfig
 from migcore.studio.dataset import StudioConfig
+from migcore.studio.probes import DifficultyConfig
 from migcore.training import TrainConfig
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Preset:
         video: clips of frames.
         teacher: the frozen CLIP.
         probe: the linear probe on it.
+        difficulty: the two small networks that measure how hard the data are.
         overrides: fields that differ from the preset, as ``(dotted name, value as text)``, sorted; without those that
             cannot change a number.
     """
@@ -88,6 +90,7 @@ class Preset:
     video: VideoConfig
     teacher: TeacherConfig
     probe: ProbeConfig = ProbeConfig()
+    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -117,6 +120,7 @@ def _smoke() -> Preset:
         train_posec3d=TrainConfig(epochs=1),
         video=VideoConfig(frames=2, size=32),
         teacher=TeacherConfig(),
+        difficulty=DifficultyConfig(skeleton_epochs=2, film_epochs=1),
     )
 
 

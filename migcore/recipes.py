@@ -32,6 +32,7 @@ from migcore.ledger import canonical
 from migcore.models.clip import load_teacher
 from migcore.models.posec3d import PoseC3D
 from migcore.presets import Preset
+from migcore.studio.probes import train_probe
 from migcore.training import Batch, TrainConfig, device_name, evaluate, extract, fit, generator
 
 SPLITS = ("val", "test")
@@ -268,6 +269,27 @@ def linear_probe(job: Job) -> Made:
     outputs = {s: SplitOutputs.of(features[s] @ weight.T + bias, clips[s]) for s in job.splits}
     extra = {"l2": best, "held_out_mean_class": {str(l2): value for l2, value in score.items()}}
     return Made(outputs, device=device_name(teacher.device), extra=extra)
+
+
+def difficulty_skeleton(job: Job) -> Made:
+    """How hard the data are for a small 1-D CNN on keypoints (:mod:`migcore.studio.probes`)."""
+    return _difficulty(job, "skeleton", job.preset.difficulty.skeleton_epochs)
+
+
+def difficulty_film(job: Job) -> Made:
+    """How hard the data are for a small 2-D CNN on frames (:mod:`migcore.studio.probes`)."""
+    return _difficulty(job, "film", job.preset.difficulty.film_epochs)
+
+
+def _difficulty(job: Job, kind: Literal["skeleton", "film"], epochs: int) -> Made:
+    logits = train_probe(kind, job.index, seed=job.seed, size=job.preset.video.size, epochs=epochs, splits=job.splits)
+    outputs = {}
+    for split, logits_NC in logits.items():
+        records = job.index.split(split)
+        outputs[split] = SplitOutputs(
+            logits_NC.numpy(), job.index.labels(split), [r.id for r in records], [r.subject or r.video for r in records]
+        )
+    return Made(outputs, device=device_name(torch.device("cpu")))
 
 
 def fit_linear(x_NE: Tensor, y_N: Tensor, classes: int, l2: float, iterations: int) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,11 @@ PAPER_TABLE3: tuple[tuple[str, str, float, float], ...] = (
 """Table 3 as printed: model, token decay, top-1, memory in GB."""
 
 
+def shown() -> list[str]:
+    """The experiments whose runs the tables show, as far as they exist."""
+    return [m.experiment for m in (*PAPER_TABLE1, *BESIDE_TABLE1) if m.experiment in experiments.EXPERIMENTS]
+
+
 @dataclass
 class Table:
     """A table that can show itself.

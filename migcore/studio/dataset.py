@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from migcore.data.imigue import write_labels_csv, write_skeleton_csv
 from migcore.data.video import FilmWriter
-from migcore.errors import ConfigError
+from migcore.errors import ConfigError, StorageError
 from migcore.files import write_json, write_text
 from migcore.labels import CLASSES, NUM_CLASSES
 from migcore.studio import gestures
@@ -234,7 +235,10 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
         out / "splits.csv", "video,split,subject\n" + "".join(f"{f.video},{f.split},{f.subject}\n" for f in films)
     )
     missing = [f for f in films if not (out / f.video / f"{f.video}.mp4").exists()]
-    workers = min(workers or os.cpu_count() or 1, max(1, len(missing)))
+    clips = sum(len(f.labels) for f in missing)
+    # A worker spends seconds on importing torch: a few clips are quicker drawn in this process.
+    workers = workers or min(os.cpu_count() or 1, 1 + clips // 200)
+    workers = max(1, min(workers, len(missing)))
     with tqdm(total=len(missing), desc="studio", unit="film", disable=not progress) as bar:
         if workers == 1:
             for film in missing:
@@ -248,6 +252,13 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
                     for job in as_completed(jobs):
                         job.result()
                         bar.update()
+                except BrokenProcessPool as error:
+                    raise StorageError(
+                        "a process that draws films was ended from outside, or could not start",
+                        where=out,
+                        hint="Is there memory left? A script that calls this needs `if __name__ == '__main__':`. Call "
+                        "again to complete the folder, with workers=1 if need be",
+                    ) from error
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise

@@ -10,6 +10,8 @@ Legend: N clips, T frames, V keypoints, C classes, H W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +22,19 @@ from torch import Tensor, nn
 from migcore.data.datasets import VideoClips, VideoConfig
 from migcore.data.imigue import ClipIndex, read_clip_skeleton
 from migcore.labels import NUM_CLASSES
+
+
+@dataclass(frozen=True)
+class DifficultyConfig:
+    """How long the probes are trained.
+
+    Attributes:
+        skeleton_epochs, film_epochs: passes over the training clips.
+    """
+
+    skeleton_epochs: int = 40
+    film_epochs: int = 24
+
 
 FRAMES = 32
 FILM_FRAMES = 8
@@ -99,7 +114,9 @@ def _film_augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.cat([x[:, :3] * (1 + 0.2 * gain) + 0.15 * shift, x[:, 3:] * (1 + 0.2 * motion)], 1)
 
 
-def train_probe(kind: str, index: ClipIndex, *, seed: int, size: int, epochs: int) -> dict[str, Tensor]:
+def train_probe(
+    kind: str, index: ClipIndex, *, seed: int, size: int, epochs: int, splits: Sequence[str] = ("val", "test")
+) -> dict[str, Tensor]:
     """Train one probe on the training split.
 
     Args:
@@ -108,9 +125,10 @@ def train_probe(kind: str, index: ClipIndex, *, seed: int, size: int, epochs: in
         seed: of weights, order and augmentation.
         size: of the frames, pixels.
         epochs: passes over the training clips, batches of 32.
+        splits: to apply it to.
 
     Returns:
-        split → logits [N, C], for the splits "val" and "test".
+        split → logits [N, C].
     """
     film = kind == "film"
     x_train = film_inputs(index, "train", size) if film else skeleton_inputs(index, "train")
@@ -137,7 +155,7 @@ def train_probe(kind: str, index: ClipIndex, *, seed: int, size: int, epochs: in
     model.eval()
     out = {}
     with torch.inference_mode():
-        for split in ("val", "test"):
+        for split in splits:
             x_split = film_inputs(index, split, size) if film else skeleton_inputs(index, split)
             out[split] = torch.cat([model(_film_picture(x) if film else x) for x in x_split.split(64)])
     return out
