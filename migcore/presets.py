@@ -141,7 +141,7 @@ def _laptop() -> Preset:
             frames=16, train_size=(32, 32), test_size=(32, 32), test_clips=1, test_flip=True, padding=0.05, crop=False
         ),
         # Twelve epochs of 1000 clips are 750 steps: with the published random crop and half of the features dropped
-        # the network underfits them (validation top-1 .40 against .54).
+        # the network underfits them.
         posec3d=PoseC3DConfig(base_channels=8, dropout=0.2),
         train_posec3d=TrainConfig(epochs=12, batch_size=16, lr=0.05, eval_every=3),
         video=VideoConfig(frames=8, size=64),

@@ -84,11 +84,19 @@ class Browser:
         self._call("Page.navigate", url=address)
         while not self._loaded:
             self._receive()
+        self.wait(until, seconds=seconds)
+        self.evaluate("new Promise(done => setTimeout(done, 100))")  # what loads late may still complain
+
+    def wait(self, until: str, *, seconds: float = 20) -> None:
+        """Wait until a JavaScript condition holds.
+
+        Raises:
+            AssertionError: it did not within that time.
+        """
         limit = time.monotonic() + seconds
         while not self.evaluate(f"Boolean({until})"):
-            assert time.monotonic() < limit, f"{address}: after {seconds:.0f} s not ({until}); {self.errors}"
+            assert time.monotonic() < limit, f"after {seconds:.0f} s not ({until}); {self.errors}"
             time.sleep(0.05)
-        self.evaluate("new Promise(done => setTimeout(done, 100))")  # what loads late may still complain
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression (or of the promise it makes) in the page."""

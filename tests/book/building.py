@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def run(command: list[str] | str, root: Path, **changes: str) -> Outcome:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200, check=False,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, time.monotonic() - start)
+
+
+def executed(text: str) -> list[str]:
+    """Names of the notebooks that a build says it ran."""
+    return re.findall(r"notebooks/(\w+)\.py: running", text)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from tests.book.building import ROOT, Book, run
+from tests.book.building import ROOT, Book, executed, run
 
 pytestmark = pytest.mark.book
 LOADING = {
@@ -51,10 +50,6 @@ def toc_files(entry: dict[str, Any]) -> Iterator[str]:
 
 def pages(book: Book) -> list[Path]:
     return sorted(path for path in book.html.rglob("*.html") if "_static" not in path.parts)
-
-
-def executed(text: str) -> list[str]:
-    return re.findall(r"notebooks/(\w+)\.py: running", text)
 
 
 def test_build_says_nothing_is_wrong(book: Book) -> None:
@@ -128,18 +123,3 @@ def test_unchanged_book_runs_nothing_and_is_quick(book: Book) -> None:
     again = run("make book", book.root, BOOK_FLAGS="-W --keep-going")
     assert again.status == 0 and executed(again.text) == [], again.text[-2000:]
     assert again.seconds < REBUILD_SECONDS
-
-
-def test_a_changed_plot_runs_the_chapters_and_trains_nothing(book: Book) -> None:
-    def records() -> dict[str, tuple[int, str]]:
-        found = (book.root / "runs").rglob("run.json")
-        return {p.parent.name: (p.stat().st_mtime_ns, json.loads(p.read_text())["created"]) for p in found}
-
-    before = records()
-    assert len(before) >= 5
-    plots = book.root / "migcore" / "report" / "plots.py"
-    plots.write_text(plots.read_text() + '\nCHANGED = "by a test"\n')
-    outcome = run("make book", book.root, BOOK_FLAGS="-W --keep-going")
-    assert outcome.status == 0, outcome.text[-2000:]
-    assert executed(outcome.text) == executed(book.outcome.text)
-    assert records() == before

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from paperbook_run import BookError, Settings, run_book
 
-from tests.book.building import ROOT, Outcome, run
+from tests.book.building import ROOT, Outcome, executed, run
 
 pytestmark = pytest.mark.book
 HEADER = """\
@@ -97,15 +97,11 @@ def build(root: Path, **changes: str) -> Outcome:
     return run(["jupyter-book", "build", "book", "-W", "--keep-going"], root, **changes)
 
 
-def executed(outcome: Outcome) -> list[str]:
-    return re.findall(r"(notebooks/\w+\.py): running", outcome.text)
-
-
 def test_builds_runs_what_is_stale_and_fails_in_one_line(mini: Path) -> None:
     set_address(mini, "")
     first = build(mini, BOOK_SET="a.b=1")
     assert first.status == 0 and "WARNING" not in first.text, first.text
-    assert executed(first) == ["notebooks/01_first.py", "notebooks/02_second.py"]
+    assert executed(first.text) == ["01_first", "02_second"]
     assert "seen on the terminal only" in first.text
     page = (mini / "_build/html/notebooks/01_first.html").read_text()
     assert "given smoke 0 {'a.b': '1'} the small package" in page
@@ -115,20 +111,20 @@ def test_builds_runs_what_is_stale_and_fails_in_one_line(mini: Path) -> None:
         assert label not in page
 
     again = build(mini, BOOK_SET="a.b=1")
-    assert again.status == 0 and executed(again) == []
+    assert again.status == 0 and executed(again.text) == []
 
     second = mini / "notebooks" / "02_second.py"
     good = second.read_text()
     second.write_text(good + FAILING)
     failed = build(mini, BOOK_SET="a.b=1")
-    assert failed.status == 1 and executed(failed) == ["notebooks/02_second.py"]
+    assert failed.status == 1 and executed(failed.text) == ["02_second"]
     line = good.count("\n") + 3
     error = f"notebooks/02_second.py: code cell 4, line {line}: ValueError: no such thing"
     assert sum("02_second" in row and "running" not in row for row in failed.text.splitlines()) == 1
     assert error in failed.text and "Traceback" not in failed.text
 
     second.write_text(good)
-    assert executed(build(mini, BOOK_SET="a.b=1")) == []  # the page that was good is still there
+    assert executed(build(mini, BOOK_SET="a.b=1").text) == []  # the page that was good is still there
     refused = build(mini, BOOK_EXECUTE="sometimes")
     assert refused.status == 1 and "BOOK_EXECUTE=sometimes is not one of auto, force, off" in refused.text
 
