@@ -25,9 +25,11 @@
 # ```
 
 # %% tags=["parameters"]
-preset = "laptop"  # smoke, laptop, workstation or imigue: how much data and training
+preset = (
+    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
+)
 seed = 0  # of everything that is drawn by chance
-overrides = {}  # single fields of the preset, such as {"train_posec3d.epochs": "3"}
+overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
 # %%
 import numpy as np
@@ -73,7 +75,14 @@ pictures.sensors(
 pd.set_option("display.max_colwidth", None)
 pd.DataFrame(
     [(g.id, g.name, g.wording, g.group, g.n_train, g.n_val) for g in CLASSES],
-    columns=["class", "name", "wording of the data set", "body part", "train", "val"],
+    columns=[
+        "class",
+        "name",
+        "wording of the data set",
+        "body part",
+        "train",
+        "val",
+    ],
 ).set_index("class").rename_axis(None)
 
 # %% [markdown]
@@ -231,7 +240,9 @@ print(f"even odds take a gesture that is {needed:.0f} times as frequent")
 
 # %%
 labels = np.repeat(np.arange(NUM_CLASSES), counts)
-found = metrics.classification(np.tile(counts.astype(float), (len(labels), 1)), labels)
+found = metrics.classification(
+    np.tile(counts.astype(float), (len(labels), 1)), labels
+)
 {name: round(found[name], 3) for name in ("top1", "top5", "mean_class")}
 
 # %% [markdown]

@@ -19,9 +19,11 @@
 # of the paper {cite}`wang2024multimodal` and the teacher of all that follows.
 
 # %% tags=["parameters"]
-preset = "laptop"  # smoke, laptop, workstation or imigue: how much data and training
+preset = (
+    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
+)
 seed = 0  # of everything that is drawn by chance
-overrides = {}  # single fields of the preset, such as {"train_posec3d.epochs": "3"}
+overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
 # %%
 import numpy as np
@@ -79,7 +81,9 @@ plots.against_texts((frames.mean(1) @ text.T).cpu().numpy(), labels[some])
 # On iMiGUE the teacher is OpenAI's ViT-B/16, trained on some 400 million pictures from the internet. On the studio that would
 # be both too slow for a laptop and unfair to the drawn films, so the studio has a teacher of its own: a *miniature*,
 # pre-trained with the same contrastive loss on captioned studio frames of other speakers. Its captions say what can be seen
-# ("the left hand is at the chin"), never a class name or one of the sentences below. It has never seen a person.
+# ("left hand at the chin, face turned to the right"), never a class name or one of the sentences below. Two things make its
+# life easier than CLIP's: captions and class descriptions use the same plain words, and its pre-training was helped by what
+# only a renderer knows, which pixel belongs to which part of the body. It has never seen a person.
 # ```
 #
 # ## Sentences for classes
@@ -131,7 +135,9 @@ Markdown(
 frames_BTE = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
 class_CE = torch.tensor([[0.6, 0.8]])
 per_frame = (frames_BTE @ class_CE.T).mean(1).item()
-pooled = torch.nn.functional.cosine_similarity(frames_BTE.mean(1), class_CE).item()
+pooled = torch.nn.functional.cosine_similarity(
+    frames_BTE.mean(1), class_CE
+).item()
 print(f"mean of cosines {per_frame:.2f}, cosine of the mean {pooled:.2f}")
 
 # %% [markdown]
@@ -149,7 +155,9 @@ pd.DataFrame(found).T[["top1", "top5", "mean_class"]].map("{:.1%}".format)
 
 # %% tags=["remove-input"]
 chance = 1 / found["zero_shot"]["classes_present"]
-zero, linear = (found[name]["mean_class"] for name in ("zero_shot", "linear_probe"))
+zero, linear = (
+    found[name]["mean_class"] for name in ("zero_shot", "linear_probe")
+)
 Markdown(
     f"**What do we see?** On the {split} clips, guessing has a mean-class accuracy of {chance:.1%}. Zero-shot has {zero:.1%},"
     f" which is {zero / chance:.1f} times that; the linear probe has {linear:.1%}, {linear / chance:.1f} times."
@@ -174,7 +182,9 @@ plots.class_bars(recalls, label=f"recall on the {split} clips")
 # %% mystnb={"figure": {"name": "fig-teacher-failures", "caption": "Test clips that zero-shot gets wrong although it is most sure of them."}, "image": {"alt": "Film strips with true and predicted class"}} tags=["remove-input"]
 arrays = ledger.load_arrays(zero_shot, split)
 sure = torch.from_numpy(arrays["logits"]).softmax(1).numpy()
-wrong = np.flatnonzero((sure.argmax(1) != arrays["labels"]) & (arrays["labels"] >= 0))
+wrong = np.flatnonzero(
+    (sure.argmax(1) != arrays["labels"]) & (arrays["labels"] >= 0)
+)
 worst = wrong[np.argsort(-sure[wrong].max(1))][:4]
 records = {clip.id: clip for clip in index.split(split)}
 mistaken = [records[zero_shot.clips[split]["ids"][i]] for i in worst]
@@ -209,14 +219,11 @@ pictures.strips(mistaken, titles)
 
 # %%
 last = class_prompts()[-1:]  # one list of 32 sentences
-logits = {
-    "one sentence": teacher.logits(frames, teacher.class_embeddings(last)),
-    "twenty-nine": teacher.logits(frames, text),
-}
-{
-    name: f"{(z.argmax(1).cpu().numpy() == labels[some]).mean():.1%} of {len(some)} clips"
-    for name, z in logits.items()
-}
+for name, vectors in (("one", teacher.class_embeddings(last)), ("all 29", text)):
+    right = (
+        teacher.logits(frames, vectors).argmax(1).cpu().numpy() == labels[some]
+    )
+    print(f"{name}: {right.sum()} of {len(some)} clips are right")
 
 # %% [markdown]
 # With so few clips, one clip more or less is a difference of several points: repeat it on all clips of the split before you
@@ -269,7 +276,9 @@ nearest = (mine @ text.T)[0].topk(3)
 print(
     [
         (CLASSES[i].name, round(c, 3))
-        for c, i in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+        for c, i in zip(
+            nearest.values.tolist(), nearest.indices.tolist(), strict=True
+        )
     ]
 )
 

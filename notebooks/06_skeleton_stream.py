@@ -19,9 +19,11 @@
 # {cite}`duan2022posec3d` rows of Table 1.
 
 # %% tags=["parameters"]
-preset = "laptop"  # smoke, laptop, workstation or imigue: how much data and training
+preset = (
+    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
+)
 seed = 0  # of everything that is drawn by chance
-overrides = {}  # single fields of the preset, such as {"train_posec3d.epochs": "3"}
+overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
 # %%
 import numpy as np
@@ -45,7 +47,9 @@ index = experiments.dataset(config)
 # detail, so the network has three stages instead of four, and half the usual width.
 
 # %% mystnb={"figure": {"name": "fig-slowonly", "caption": "What becomes of a volume: channels, frames and height × width after each part of the network (sizes of this page's preset)."}, "image": {"alt": "Boxes whose faces shrink while their depth in channels grows"}} tags=["remove-input"]
-pictures.network(config.posec3d, config.skeleton.frames, config.skeleton.train_size)
+pictures.network(
+    config.posec3d, config.skeleton.frames, config.skeleton.train_size
+)
 
 # %% tags=["hide-input"]
 frames, (height, width) = config.skeleton.frames, config.skeleton.train_size
@@ -55,7 +59,9 @@ rows = [("volume", list(x.shape), 0)]
 with torch.no_grad():
     for name, part in model.backbone.named_children():
         x = part(x)
-        rows.append((name, list(x.shape), sum(p.numel() for p in part.parameters())))
+        rows.append(
+            (name, list(x.shape), sum(p.numel() for p in part.parameters()))
+        )
 rows.append(
     (
         "mean, linear",
@@ -81,7 +87,9 @@ pd.DataFrame(rows, columns=["", "[B, D, T, H, W]", "parameters"]).set_index(
 # training should begin near this value. If yours begins elsewhere, look for a bug.
 
 # %%
-torch.nn.functional.cross_entropy(torch.zeros(1, NUM_CLASSES), torch.tensor([0])).item()
+torch.nn.functional.cross_entropy(
+    torch.zeros(1, NUM_CLASSES), torch.tensor([0])
+).item()
 
 # %% [markdown]
 # ## The real run
@@ -190,7 +198,10 @@ pictures.strips([records[fusion.clips[split]["ids"][i]] for i in worst], titles)
 # second was surer, and that counts.
 
 # %%
-first, second = np.log([[0.6, 0.4]]), np.log([[0.1, 0.9]])  # logits [N = 1, C = 2]
+first, second = (
+    np.log([[0.6, 0.4]]),
+    np.log([[0.1, 0.9]]),
+)  # logits [N = 1, C = 2]
 ensemble.fuse({"first": first, "second": second}, {"first": 0.5, "second": 0.5})
 
 # %% tags=["remove-input"]

@@ -18,9 +18,11 @@
 # trains nothing: every number of ours is read from the ledger, and a row that no run has filled says so.
 
 # %% tags=["parameters"]
-preset = "laptop"  # smoke, laptop, workstation or imigue: how much data and training
+preset = (
+    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
+)
 seed = 0  # of everything that is drawn by chance
-overrides = {}  # single fields of the preset, such as {"train_posec3d.epochs": "3"}
+overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
 # %%
 import pandas as pd
@@ -112,7 +114,7 @@ columns = [
     "key",
     "older code",
 ]
-pd.DataFrame(rows, columns=columns).set_index("experiment")
+pd.DataFrame(rows, columns=columns).set_index("experiment").rename_axis(None)
 
 # %% [markdown]
 # To make one of them again: `migcore train EXPERIMENT --preset PRESET --seed SEED`. If configuration, data and code are
@@ -182,7 +184,9 @@ print(f"standard error {error:.2f} points, difference 0.26")
 # ````
 
 # %%
-run = experiments.ledger().find("posec3d_joint", preset=config.label, seed=seed)[0]
+run = experiments.ledger().find("posec3d_joint", preset=config.label, seed=seed)[
+    0
+]
 top1 = (run.metrics.get("test") or run.metrics["val"])["top1"]
 print(f"{top1:.2%} on {run.device} in {run.seconds:.0f} s")
 print(f"commit {run.commit or 'none'}, key {run.key}")

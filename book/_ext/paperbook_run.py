@@ -270,7 +270,7 @@ def _ipython(root: Path) -> Path:
     folder = root / "_build" / "ipython"
     settings = folder / "profile_default" / "ipython_kernel_config.py"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 40\n")
+    settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n")
     return folder
 
 

@@ -54,7 +54,8 @@ def pages(book: Book) -> list[Path]:
 
 def test_build_says_nothing_is_wrong(book: Book) -> None:
     assert executed(book.outcome.text) == [path.stem for path in sorted((ROOT / "notebooks").glob("*.py"))]
-    assert not re.search(r"WARNING|ERROR|(?<!AbsentClass)Warning:|Traceback", book.outcome.text), book.outcome.text
+    complaint = re.compile(r"WARNING|ERROR|(?<!AbsentClass)Warning:|Traceback")
+    assert [line for line in book.outcome.text.splitlines() if complaint.search(line)] == []
 
 
 def test_every_page_of_the_contents_is_there(book: Book) -> None:
@@ -67,10 +68,9 @@ def test_every_page_of_the_contents_is_there(book: Book) -> None:
 
 def test_every_public_module_is_on_the_api_page(book: Book) -> None:
     text = (book.html / "api.html").read_text(encoding="utf-8")
-    for path in sorted((ROOT / "migcore").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if not path.name.startswith("_") and re.search(r"^(def|class) [a-z]", path.read_text(), re.MULTILINE | re.I):
-            assert f'id="module-{module}"' in text, module
+    paths = [path for path in (ROOT / "migcore").rglob("*.py") if not path.name.startswith("_")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    assert sorted(module for module in modules if f'id="module-{module}"' not in text) == []
 
 
 def test_no_page_loads_anything_from_elsewhere(book: Book) -> None:
