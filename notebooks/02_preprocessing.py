@@ -19,9 +19,7 @@
 # PoseC3D {cite}`duan2022posec3d`.
 
 # %% tags=["parameters"]
-preset = (
-    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
-)
+preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 

@@ -18,9 +18,7 @@
 # trains nothing: every number of ours is read from the ledger, and a row that no run has filled says so.
 
 # %% tags=["parameters"]
-preset = (
-    "laptop"  # how much data and training: smoke, laptop, workstation, imigue
-)
+preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
