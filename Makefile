@@ -15,7 +15,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BOOK_FLAGS ?=
 TESTS ?= tests
-COVER_MIN ?= 80
+COVER_MIN ?= 90
 INSTALL ?= yes
 
 # conda's base environment is nobody's project: it counts as none

@@ -45,7 +45,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def documents(book: Book) -> list[Path]:
     """All pages, and one of the many that show a module's source: those are alike."""
-    found = sorted([*book.html.glob("*.html"), *(book.html / "notebooks").glob("*.html")])
+    found = sorted(
+        [*book.html.glob("*.html"), *(p for d in ("api", "notebooks") for p in (book.html / d).glob("*.html"))]
+    )
     found.remove(book.html / "index.html")  # only leads to intro.html
     assert len(found) > 8
     return [*found, book.html / "_modules" / "migcore" / "labels.html"]
