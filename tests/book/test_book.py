@@ -25,7 +25,6 @@ LOADING = {
     "video": "src",
     "audio": "src",
 }
-REBUILD_SECONDS = 15
 
 
 class Tags(HTMLParser):
@@ -119,7 +118,6 @@ def test_without_an_address_no_button_needs_one(book: Book) -> None:
     assert ("source-edit-button" in page) is wanted
 
 
-def test_unchanged_book_runs_nothing_and_is_quick(book: Book) -> None:
+def test_an_unchanged_book_runs_nothing(book: Book) -> None:
     again = run("make book", book.root, BOOK_FLAGS="-W --keep-going")
     assert again.status == 0 and executed(again.text) == [], again.text[-2000:]
-    assert again.seconds < REBUILD_SECONDS
