@@ -89,7 +89,8 @@ def class_bars(series: Mapping[str, Sequence[float] | np.ndarray], *, label: str
             axes.set_xscale("log")
         axes.grid(axis="x")
         if len(series) > 1:
-            axes.legend(loc="lower right")
+            figure.legend(loc="outside upper right", ncols=len(series))
+        axes.margins(y=0.01)
         _bracket_groups(axes, order)
         return finish(figure)
 
