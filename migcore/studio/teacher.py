@@ -17,7 +17,6 @@ Choices:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 from migcore.errors import CheckpointError, ConfigError
 from migcore.files import locked
 from migcore.models.clip import MINIATURE_WEIGHTS, random_miniature
-from migcore.models.weights import load_weights, save_weights
+from migcore.models.weights import load_weights, save_weights, tensor_hash
 from migcore.resume import Interrupts, Progress, load_checkpoint, save_checkpoint
 from migcore.studio import teacher_data, teacher_model
 from migcore.studio.dataset import STUDIO_VERSION
@@ -246,16 +245,6 @@ def _export(model: Pretraining, initial: CLIP, vocabulary: np.ndarray, out: Path
         raise CheckpointError(f"the teacher would take {size} bytes, {MAX_BYTES} at most are shipped", where=out)
     save_weights(out, half, {**meta, "sha256": tensor_hash(half)})
     return out
-
-
-def tensor_hash(state: dict[str, Tensor]) -> str:
-    """SHA-256 of named tensors: names, types, shapes and bytes, in the order of the names."""
-    total = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].contiguous()
-        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def stamp(path: Path, metrics: dict[str, float]) -> None:

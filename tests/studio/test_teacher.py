@@ -21,7 +21,7 @@ from torch import Tensor
 from migcore.data.layouts import IMIGUE22
 from migcore.errors import CheckpointError, ConfigError, StorageError
 from migcore.models.clip import MINIATURE, TeacherConfig, load_teacher, random_miniature
-from migcore.models.weights import load_weights, save_weights
+from migcore.models.weights import load_weights, save_weights, tensor_hash
 from migcore.studio import teacher, teacher_data, teacher_model
 from migcore.studio.figure import PART_NAMES
 from migcore.studio.teacher import TeacherTrainConfig
@@ -104,7 +104,7 @@ def test_the_file_is_a_teacher(finished: Path) -> None:
     state, meta = load_weights(finished)
     assert finished.stat().st_size <= teacher.MAX_BYTES
     assert {value.dtype for value in state.values()} == {torch.float16}
-    assert meta["sha256"] == teacher.tensor_hash(state)
+    assert meta["sha256"] == tensor_hash(state)
     assert meta["recipe"]["steps"] == meta["steps"] == 6 and meta["stills_seen"] == 48
 
     loaded = load_teacher(TeacherConfig(pretrained=str(finished)))
@@ -126,7 +126,7 @@ def test_stamp_adds_numbers_and_keeps_the_weights(finished: Path, tmp_path: Path
     teacher.stamp(path, {"linear_probe": 0.25})
     state, meta = load_weights(path)
     assert meta["metrics"] == {"zero_shot": 0.5, "linear_probe": 0.25}
-    assert teacher.tensor_hash(state) == meta["sha256"] == load_weights(finished)[1]["sha256"]
+    assert tensor_hash(state) == meta["sha256"] == load_weights(finished)[1]["sha256"]
     save_weights(path, {**state, "logit_scale": state["logit_scale"] + 1}, meta)
     with pytest.raises(CheckpointError, match="hash"):
         teacher.stamp(path, {"zero_shot": 1.0})
