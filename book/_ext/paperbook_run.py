@@ -36,7 +36,7 @@ from papermill.exceptions import PapermillExecutionError
 MODES = ("auto", "force", "off")
 LEVELS = {
     "smoke": "a few dozen studio clips: it shows that everything runs, its numbers mean nothing",
-    "laptop": "the studio; the method's runs are trained by this build or loaded from an identical earlier one",
+    "laptop": "the studio; runs are made by this build or loaded from identical earlier ones",
     "workstation": "the larger studio, recorded runs",
     "imigue": "iMiGUE itself",
 }
