@@ -9,19 +9,22 @@ what it does is in :mod:`migcore.recipes`. A run whose key is in the ledger is l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from migcore import recipes
 from migcore.data.imigue import ClipIndex, open_dataset
@@ -30,8 +33,13 @@ from migcore.files import locked
 from migcore.ledger import Ledger, Run, canonical, now, run_key, source_commit, source_hash, source_root, versions
 from migcore.presets import Preset
 from migcore.recipes import Job, Made, SplitOutputs, measure
+from migcore.recipes.skeleton import TEXTS_FROM
+from migcore.recipes.student import without_decay
 from migcore.studio.dataset import STUDIO_VERSION, write_studio
 from migcore.training import make_accelerator
+
+WEIGHTS = "weights.safetensors"
+"""File of a run's folder that holds its trained weights; recorded runs have none."""
 
 
 def runs_folder() -> Path:
@@ -107,6 +115,7 @@ class Experiment:
         modules: those that decide its numbers (:func:`migcore.ledger.source_hash`).
         depends: experiments whose outputs it takes.
         random: different seeds give different numbers; if not, there is one run, with seed 0.
+        texts: its runs keep class embeddings.
     """
 
     make: Callable[[Job], Made]
@@ -114,6 +123,7 @@ class Experiment:
     modules: tuple[str, ...]
     depends: tuple[str, ...] = ()
     random: bool = True
+    texts: bool = False
 
 
 def _skeleton_config(preset: Preset) -> dict[str, Any]:
@@ -127,6 +137,24 @@ def _skeleton_config(preset: Preset) -> dict[str, Any]:
 
 def _teacher_config(preset: Preset) -> dict[str, Any]:
     return {"video": preset.video, "teacher": preset.teacher.identity, "precision": preset.teacher.precision}
+
+
+def _student_config(preset: Preset) -> dict[str, Any]:
+    return {**_teacher_config(preset), "student": preset.student, "train": preset.train_student}
+
+
+def _whole_student_config(preset: Preset) -> dict[str, Any]:
+    return {**_student_config(preset), "student": without_decay(preset.student)}
+
+
+def _plain_student_config(preset: Preset) -> dict[str, Any]:
+    # Without distillation its weight and projectors decide nothing.
+    student = dataclasses.replace(without_decay(preset.student), distill="none", alpha=0.0, beta=0.0)
+    return {**_student_config(preset), "student": student}
+
+
+def _aligned_config(preset: Preset) -> dict[str, Any]:
+    return {**_skeleton_config(preset), "alignment": preset.alignment}
 
 
 def _probe_config(preset: Preset) -> dict[str, Any]:
@@ -148,7 +176,8 @@ _SKELETON = (
     "migcore.heatmaps",
     "migcore.models.posec3d",
     "migcore.training",
-    "migcore.recipes:SkeletonStream,_posec3d,posec3d_joint,posec3d_limb",
+    "migcore.recipes.job:summary,measure",
+    "migcore.recipes.skeleton",
 )
 _VIDEO = (
     *_CLIPS,
@@ -156,23 +185,52 @@ _VIDEO = (
     "migcore.labels",
     "migcore.models.clip",
     "migcore.training:average_views",
-    "migcore.recipes:_frames",
+    "migcore.recipes.clip:_frames",
+)
+_STUDENT = (
+    *_CLIPS,
+    "migcore.data.video",
+    "migcore.labels",
+    "migcore.models.clip",
+    "migcore.models.froster",
+    "migcore.models.vclip",
+    "migcore.models.interpolate:running_average",
+    "migcore.training",
+    "migcore.recipes.job:summary,measure",
+    "migcore.recipes.student",
 )
 
-_DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.recipes:_difficulty")
+_DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.recipes.difficulty")
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "zero_shot": Experiment(recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes:zero_shot"), random=False),
+    "zero_shot": Experiment(
+        recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes.clip:zero_shot"), random=False
+    ),
     "linear_probe": Experiment(
-        recipes.linear_probe, _probe_config, (*_VIDEO, "migcore.recipes:linear_probe,fit_linear")
+        recipes.linear_probe, _probe_config, (*_VIDEO, "migcore.recipes.clip:linear_probe,fit_linear")
     ),
     "posec3d_joint": Experiment(recipes.posec3d_joint, _skeleton_config, _SKELETON),
     "posec3d_limb": Experiment(recipes.posec3d_limb, _skeleton_config, _SKELETON),
     "posec3d_fusion": Experiment(
         recipes.posec3d_fusion,
         lambda preset: {},
-        ("migcore.ensemble", _METRICS, "migcore.recipes:posec3d_fusion"),
+        (
+            "migcore.ensemble:fuse,_checked,_softmax",
+            _METRICS,
+            "migcore.recipes.fusion:same_clips,_fused,posec3d_fusion",
+        ),
         depends=("posec3d_joint", "posec3d_limb"),
+    ),
+    "vclip": Experiment(recipes.vclip, _plain_student_config, _STUDENT, texts=True),
+    "froster": Experiment(recipes.froster, _whole_student_config, _STUDENT, texts=True),
+    "froster_decay": Experiment(recipes.froster_decay, _student_config, _STUDENT, texts=True),
+    "posec3d_joint_text": Experiment(recipes.posec3d_joint_text, _aligned_config, _SKELETON, depends=(TEXTS_FROM,)),
+    "posec3d_limb_text": Experiment(recipes.posec3d_limb_text, _aligned_config, _SKELETON, depends=(TEXTS_FROM,)),
+    "ours": Experiment(
+        recipes.ours,
+        lambda preset: {"search": preset.search},
+        ("migcore.ensemble", _METRICS, "migcore.recipes.fusion:same_clips,_fused,ours"),
+        depends=("froster_decay", "posec3d_joint_text", "posec3d_limb_text"),
     ),
     "difficulty_skeleton": Experiment(recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY),
     "difficulty_film": Experiment(recipes.difficulty_film, _difficulty_config, _DIFFICULTY),
@@ -241,7 +299,7 @@ def lookup(name: str, preset: Preset, seed: int = 0, index: ClipIndex | None = N
     return run
 
 
-def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True) -> Run:
+def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True, weights: bool = False) -> Run:
     """Run an experiment, or load its run if its key is in the ledger.
 
     Args:
@@ -249,6 +307,7 @@ def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True) -> Run:
         preset: sizes, recipe and data.
         seed: of weights, order and augmentation.
         wait: when another process is making this very run, wait for it and load its result; else refuse.
+        weights: the trained weights are wanted too: a recorded run, which has none, is made again.
 
     Returns:
         the run, with metrics of every split that has labels.
@@ -260,15 +319,54 @@ def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True) -> Run:
         StorageError: the disk is full; call again to resume.
     """
     experiment(name)
-    return _run(name, preset, seed, dataset(preset), wait)
+    return _run(name, preset, seed, dataset(preset), wait, weights)
 
 
-def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool) -> Run:
+def run_all(names: Sequence[str], preset: Preset, seed: int = 0, *, processes: int = 2) -> dict[str, Run]:
+    """Run several experiments, those that can be side by side in processes of their own.
+
+    Two processes of one thread each train small networks faster than one of two threads. With an accelerator, or one
+    core, the experiments follow one another in this process.
+
+    Args:
+        names: experiments; what they depend on and is not in the ledger is made first.
+        preset, seed: of all of them.
+        processes: at most.
+
+    Returns:
+        the runs by name.
+
+    Raises:
+        as :func:`run`.
+    """
+    index = dataset(preset)
+    data = identity(index)
+
+    def missing(name: str) -> bool:
+        return ledger().get(key(name, preset, seed, data)) is None
+
+    first = [other for name in names if missing(name) for other in experiment(name).depends]
+    if first:
+        run_all(list(dict.fromkeys(first)), preset, seed, processes=processes)
+    todo = [name for name in dict.fromkeys(names) if missing(name)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(len(todo), processes, cores) > 1 and not torch.cuda.is_available():
+        threads = max(1, cores // min(len(todo), processes))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(
+            min(len(todo), processes), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            for done in [pool.submit(run, name, preset, seed) for name in todo]:
+                done.result()
+    return {name: run(name, preset, seed) for name in names}
+
+
+def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, weights: bool = False) -> Run:
     this, book, data = experiment(name), ledger(), identity(index)
     seed = seed if this.random else 0
     this_key = key(name, preset, seed, data)
     found = book.get(this_key)
-    if found is not None:
+    if found is not None and (not weights or has_weights(found)):
         return found
     inputs = {other: _run(other, preset, seed, index, wait) for other in this.depends}
     accelerator = make_accelerator(preset.train_posec3d)
@@ -292,6 +390,7 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool) -> 
         index=index,
         folder=book.folder(planned),
         inputs={other: _outputs(book, r) for other, r in inputs.items()},
+        texts={o: book.load_arrays(r, "text")["embeddings"] for o, r in inputs.items() if EXPERIMENTS[o].texts},
         main=accelerator.is_main_process,
     )
     with book.writer(planned, wait=wait) if job.main else contextlib.nullcontext(False) as waited:
@@ -304,7 +403,7 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool) -> 
         planned.created, planned.device = now(), made.device
         planned.history, planned.extra = made.history, made.extra
         skipped = dict(index.skipped)
-        arrays: dict[str, np.ndarray] = {}
+        arrays = dict(made.arrays)
         for split, output in made.outputs.items():
             planned.clips[split] = {"ids": output.clips, "subjects": output.subjects}
             planned.metrics[split] = measure(output.logits, output.labels)
@@ -319,6 +418,11 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool) -> 
     done = book.get(this_key)
     assert done is not None  # just written
     return done
+
+
+def has_weights(run: Run) -> bool:
+    """Whether the trained weights of a run are on this machine."""
+    return run.folder is not None and (run.folder / WEIGHTS).is_file()
 
 
 def _outputs(book: Ledger, run: Run) -> dict[str, SplitOutputs]:

@@ -112,12 +112,13 @@ def _pixels(low: np.floating, high: np.floating, length: int, sigma: float) -> r
 # --- PoseC3D ----------------------------------------------------------------------------------------------------------
 
 
-def posec3d(state: State, volume: Tensor) -> tuple[Tensor, Tensor]:
+def posec3d(state: State, volume: Tensor, *, series: bool = False) -> tuple[Tensor, Tensor]:
     """SlowOnly-50 and its head in evaluation mode, from a state dict with the publishers' names.
 
     Args:
         state: weights.
         volume: [B, V, T, H, W].
+        series: the classifier sees the text embedding, not the feature.
 
     Returns:
         features [B, D, T', H', W'] and logits [B, C].
@@ -145,7 +146,30 @@ def posec3d(state: State, volume: Tensor) -> tuple[Tensor, Tensor]:
             x = torch.relu(x + y)
             block += 1
     pooled = x.flatten(2).mean(2)
+    if series:
+        pooled = _linear(state, "cls_head.fc_emb", pooled)
     return x, pooled @ state["cls_head.fc_cls.weight"].T + state["cls_head.fc_cls.bias"]
+
+
+def posec3d_alignment(embedding: Tensor, text: Tensor, labels: Sequence[int], *, normalise: bool = False) -> float:
+    """Second line of Eq. 6 without its minus sign, number by number, with the text of class j instead of sample i.
+
+    Args:
+        embedding: [B, E].
+        text: [C, E].
+        labels: B classes.
+        normalise: bring each embedding to length 1 first, unless it is 0.
+    """
+    total = 0.0
+    for i in range(embedding.shape[0]):
+        mapped = [float(value) for value in embedding[i]]
+        length = math.sqrt(sum(value**2 for value in mapped))
+        if normalise and length > 0:
+            mapped = [value / length for value in mapped]
+        for j in range(text.shape[0]):
+            y = 1 if labels[i] == j else 0
+            total += y * sum((value - float(text[j, e])) ** 2 for e, value in enumerate(mapped))
+    return total / embedding.shape[0]
 
 
 # --- CLIP -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -58,7 +59,12 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, identity: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    identity: dict[str, Any],
+    mean: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``step-<n>.safetensors`` and remove all but the last two.
 
@@ -67,6 +73,7 @@ def save_checkpoint(
         model, optimizer: their tensors go in.
         progress: goes in as JSON.
         identity: what tells this run from another (:func:`load_checkpoint` compares it).
+        mean: of the weights so far, where one is kept.
 
     Raises:
         StorageError: the disk is full; the checkpoints before are intact.
@@ -74,6 +81,7 @@ def save_checkpoint(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": v for name, v in values.items() if isinstance(v, Tensor)}
+    tensors |= {f"mean.{name}": value for name, value in (mean or {}).items()}
     # A copy each: the format refuses weights that share storage, and those that are not contiguous (channels-last).
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -101,13 +109,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    mean: dict[str, Tensor] | None = None,
 ) -> Progress | None:
     """Load the newest whole checkpoint into model and optimiser; None if there is none.
 
     Args:
         folder: of this run's checkpoints; need not exist.
-        model, optimizer: filled in place.
+        model, optimizer, mean: filled in place.
         identity: as given when saving.
 
     Raises:
@@ -134,6 +146,8 @@ def load_checkpoint(
                 _, index, key = name.split(".", 2)
                 saved["state"].setdefault(int(index), {})[key] = value
         optimizer.load_state_dict(saved)
+        if mean is not None:
+            mean.update({n.removeprefix("mean."): v for n, v in tensors.items() if n.startswith("mean.")})
         return Progress(**state)
     return None
 

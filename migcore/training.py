@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from migcore.errors import ConfigError, MigcoreError
 from migcore.ledger import NO_NUMBERS, canonical_json
+from migcore.models.interpolate import running_average
 from migcore.resume import Interrupts, Progress, load_checkpoint, save_checkpoint
 
 Batch = dict[str, Any]
@@ -65,8 +66,11 @@ class TrainConfig:
         betas: of AdamW.
         weight_decay: L2 (SGD) or decoupled (AdamW).
         decay_1d: decay biases and norm weights too (PoseC3D's recipe does; CLIP's does not).
-        warmup_epochs: linear warm-up from 0, per step.
-        schedule: "cosine" to 0, per step, or "constant".
+        warmup_epochs: linear warm-up, per step.
+        schedule: "cosine", per step, or "constant".
+        lr_floor: share of ``lr`` that the warm-up starts above and the cosine ends at.
+        average_from: the result is the mean of the weights after each epoch from this one (1 is the first) on; 0 for
+            the last weights (stochastic weight averaging, SWA; FROSTER averages from the second epoch on).
         clip_norm: bound on the L2 norm of all gradients; 0 for none.
         precision: "fp32", or "bf16" (autocast of the model's forward; weights, loss and heat-maps stay float32).
         eval_every: validate after every so many epochs, and after the last.
@@ -85,6 +89,8 @@ class TrainConfig:
     decay_1d: bool = True
     warmup_epochs: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
+    lr_floor: float = 0.0
+    average_from: int = 0
     clip_norm: float = 40.0
     precision: Literal["fp32", "bf16"] = "fp32"
     eval_every: int = field(default=1, metadata=NO_NUMBERS)
@@ -103,6 +109,8 @@ class TrainConfig:
                 ("weight_decay", "0 or more", 0 <= self.weight_decay < math.inf),
                 ("warmup_epochs", "between 0 and epochs", 0 <= self.warmup_epochs <= self.epochs),
                 ("schedule", "'cosine' or 'constant'", self.schedule in ("cosine", "constant")),
+                ("lr_floor", "in [0, 1]", 0 <= self.lr_floor <= 1),
+                ("average_from", "between 0 and epochs", 0 <= self.average_from <= self.epochs),
                 ("clip_norm", "0 or more", self.clip_norm >= 0),
                 ("precision", "'fp32' or 'bf16'", self.precision in ("fp32", "bf16")),
                 ("eval_every", "at least 1", self.eval_every >= 1),
@@ -214,11 +222,14 @@ class _Batches(Sampler[list[int]]):
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that require gradients, those of one dimension in a group of their own."""
+    """SGD or AdamW over the parameters that require gradients, those of one dimension in a group of their own.
+
+    A scalar, CLIP's temperature, counts with the matrices, as published.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
-    flat = [p for p in trained if p.ndim <= 1]
+    flat = [p for p in trained if p.ndim == 1]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim != 1], "weight_decay": config.weight_decay},
         {"params": flat, "weight_decay": config.weight_decay if config.decay_1d else 0.0},
     ]
     groups = [group for group in groups if group["params"]]
@@ -228,13 +239,15 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Learning rate of a step (0-based): linear warm-up, then a half cosine to 0 at the end of the last epoch."""
+    """Learning rate of a step (0-based): linear warm-up, then a half cosine to the floor after the last epoch."""
     warm, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
     if step < warm:
-        return config.lr * (step + 1) / (warm + 1)
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+        share = (step + 1) / (warm + 1)
+    elif config.schedule == "constant":
+        share = 1.0
+    else:
+        share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+    return config.lr * (config.lr_floor + (1 - config.lr_floor) * share)
 
 
 # ------------------------------------------------------------------------------------------------------------- the loop
@@ -309,7 +322,8 @@ def fit(
     """Train a model in place, from the newest whole checkpoint in ``folder`` if there is one.
 
     Args:
-        model: any module; its weights after the last epoch are the result (none is chosen on validation).
+        model: any module; its weights after the last epoch, or their mean over epochs (``config.average_from``), are
+            the result: none is chosen on validation.
         loss: (model, batch) → (scalar loss, logits [B, C]); called with the model in training mode.
         train: training clips.
         config: the recipe.
@@ -322,7 +336,8 @@ def fit(
         title: of the progress bar, which shows on a terminal only.
 
     Returns:
-        history with epoch, loss, lr (of the last step), train_top1, seconds and val_…
+        history with epoch, loss, lr (of the last step), train_top1, seconds and val_… (of the weights in training, not
+        of their mean)
 
     Raises:
         MigcoreError: the loss is not finite.
@@ -337,11 +352,12 @@ def fit(
         loop = _Loop(accelerator, prepared, config, interrupts, collate, seed, len(train))
         optimizer = make_optimizer(model, config)
         identity = {"config": json.loads(canonical_json(config)), "seed": seed, "clips": len(train)}
-        progress = load_checkpoint(folder, model, optimizer, identity) or Progress()
+        mean: dict[str, Tensor] = {}  # of the weights after each epoch so far
+        progress = load_checkpoint(folder, model, optimizer, identity, mean) or Progress()
 
         def save() -> None:
             if accelerator.is_main_process:
-                save_checkpoint(folder, model, optimizer, progress, identity)
+                save_checkpoint(folder, model, optimizer, progress, identity, mean)
             accelerator.wait_for_everyone()
 
         try:
@@ -362,10 +378,14 @@ def fit(
                     values = metrics(outputs.values, outputs.labels)
                     row |= {f"val_{key}": value for key, value in values.items()}
                 progress = Progress(step=progress.step, history=[*progress.history, row])
+                if 0 < config.average_from <= epoch + 1:
+                    mean = running_average(mean, model.state_dict(), epoch + 1 - config.average_from)
                 save()
         except _Stopped:
             save()
             interrupts.leave()
+    if mean:
+        model.load_state_dict(mean)
     model.eval()
     seconds = sum(row["seconds"] for row in progress.history)
     return Fit(progress.history, seconds, device_name(accelerator.device))

@@ -1,13 +1,16 @@
-"""Charts of chapters: curves, recalls, confusions, similarities. They take arrays and records, and return figures.
+"""Charts of chapters: curves, recalls, confusions, similarities, features, fused streams, compared methods.
+
+They take arrays and records, and return figures.
 
 All are drawn to be read in light and in dark mode (no background, grey lines and letters) and by colour-blind readers
 (Okabe and Ito's palette). Pictures of films, skeletons and volumes are in :mod:`migcore.report.pictures`.
 
-Letters: N clips, C classes, E epochs.
+Letters: N clips, C classes, E epochs, S streams.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,13 +21,17 @@ import numpy as np
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from migcore.ensemble import Search
 from migcore.errors import ConfigError
 from migcore.labels import CLASSES, GROUPS
 
 GREY = "#777777"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAP = "cividis"
 NAMES = [g.name for g in CLASSES]
 
@@ -238,3 +245,212 @@ def durations(seconds: Mapping[str, np.ndarray]) -> Figure:
         axes.set_yticks([])
         axes.legend()
         return finish(figure)
+
+
+def feature_map(
+    points: Mapping[str, np.ndarray], labels: np.ndarray, *, texts: Mapping[str, np.ndarray] | None = None
+) -> Figure:
+    """Features projected to a plane, one panel per model, each clip with the colour and shape of its body part.
+
+    The axes of a projection have no unit and no common scale, so they are not drawn.
+
+    Args:
+        points: title of a panel → [N, 2], of the same clips.
+        labels: [N] integers 0..C-1; clips of label -1 are left out.
+        texts: title of a panel → [C, 2], the class sentences in the same plane, drawn as larger signs with a rim.
+    """
+    texts = texts or {}
+    part = np.array([GROUPS.index(g.group) for g in CLASSES])
+    known = labels >= 0
+    part_of_clip = part[labels[known]]
+    columns = min(3, len(points))
+    rows = -(-len(points) // columns)
+    with style():
+        side = 7 / columns if columns > 1 else 4.4
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(columns * side, rows * side + 0.5), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat[len(points) :]:
+            axes.set_visible(False)
+        for axes, (title, xy) in zip(grid.flat, points.items(), strict=False):
+            if xy.shape != (len(labels), 2):
+                raise ConfigError(f"{title} has shape {xy.shape}, not ({len(labels)}, 2)")
+            for i, group in enumerate(GROUPS):
+                shown = xy[known][part_of_clip == i]
+                axes.scatter(*shown.T, s=12, marker=MARKERS[i], color=PALETTE[i], alpha=0.8, linewidths=0, label=group)
+            for i in range(len(GROUPS)) if title in texts else ():
+                shown = texts[title][part == i]
+                axes.scatter(*shown.T, s=55, marker=MARKERS[i], color=PALETTE[i], edgecolors=GREY, linewidths=1.2)
+            axes.set_title(title, fontsize=9)
+            axes.set(xticks=[], yticks=[])
+            axes.set_aspect("equal", "datalim")
+            axes.spines[:].set_visible(True)
+        handles, names = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=6 if columns > 1 else 3, markerscale=1.6)
+        return finish(figure)
+
+
+def line_by(
+    x: Sequence[float] | np.ndarray,
+    series: Mapping[str, Sequence[float] | np.ndarray],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log_x: bool = False,
+) -> Figure:
+    """Lines with a sign at each measured value: an accuracy by a setting, a cost by layer.
+
+    Args:
+        x: the settings.
+        series: name of a line → its values at ``x``; NaN leaves a gap.
+        xlabel, ylabel: of the axes.
+        log_x: logarithmic axis; a setting of 0 stands at its left end.
+    """
+    at = np.asarray(x, dtype=float)
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+        for i, (name, values) in enumerate(series.items()):
+            if np.shape(values) != at.shape:
+                raise ConfigError(f"{name} has shape {np.shape(values)}, not {at.shape}")
+            axes.plot(at, np.asarray(values, dtype=float), marker=MARKERS[i % len(MARKERS)], markersize=5, label=name)
+        if log_x:
+            axes.set_xscale("symlog" if at.min() <= 0 else "log", **_linear_below(at))
+        if len(at) <= 16 and (log_x or (at == at.round()).all()):
+            axes.set_xticks(at, [f"{value:g}" for value in at])
+            axes.set_xticks([], minor=True)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid()
+        if len(series) > 1:
+            figure.legend(loc="outside right upper")
+        return finish(figure)
+
+
+def _linear_below(at: np.ndarray) -> dict[str, float]:
+    if at.min() > 0:
+        return {}
+    if at.min() < 0 or at.max() <= 0:
+        raise ConfigError("a logarithmic axis of settings below 0", hint="draw it without log_x")
+    return {"linthresh": float(at[at > 0].min())}
+
+
+def forest(rows: Sequence[tuple[str, float, float, float]], xlabel: str, *, reference: float | None = None) -> Figure:
+    """Values with their intervals, one method per line, from top to bottom.
+
+    Args:
+        rows: name, value, lower and upper end of its interval; NaN ends where there is none.
+        xlabel: of the axis.
+        reference: where a line is drawn across, such as the score of a guess, or 0 for differences.
+    """
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 0.75 + 0.3 * len(rows)), layout="constrained")
+        height = np.arange(len(rows))
+        names, values, lows, highs = zip(*rows, strict=True)
+        if reference is not None:
+            axes.axvline(reference, color=GREY, linestyle="--", linewidth=1)
+        axes.hlines(height, lows, highs, color=PALETTE[0], linewidth=2)
+        axes.plot(values, height, "o", color=PALETTE[0], markersize=6)
+        axes.set_yticks(height, names)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x")
+        return finish(figure)
+
+
+def agreement(right: Mapping[str, np.ndarray]) -> Figure:
+    """Which streams are right together: one bar for every combination, the most frequent first.
+
+    Each clip is in one bar; the dots under the bar say which streams have it right, and which, left hollow, do not.
+
+    Args:
+        right: name of a stream → [N] bool, which clips it has right (:func:`migcore.metrics.correct`).
+    """
+    names = list(right)
+    shapes = {name: np.shape(right[name]) for name in names}
+    if not 1 <= len(names) <= 5 or len(set(shapes.values())) > 1:
+        raise ConfigError(f"streams of shapes {shapes}", hint="give one to five streams, of the same clips")
+    table = np.stack([np.asarray(right[name], dtype=bool) for name in names], axis=1)
+    combinations = np.array(list(itertools.product([True, False], repeat=len(names))))
+    counts = (table[:, None] == combinations).all(2).sum(0)
+    order = np.argsort(-counts, kind="stable")
+    combinations, counts = combinations[order], counts[order]
+    with style():
+        figure, (bars, dots) = plt.subplots(
+            2, 1, sharex=True, figsize=(7, 2.4 + 0.26 * len(names)), layout="constrained",
+            height_ratios=(2.4, 0.26 * len(names)),
+        )  # fmt: skip
+        colours = [PALETTE[0] if c.all() else PALETTE[1] if c.any() else GREY for c in combinations]
+        drawn = bars.bar(range(len(counts)), counts, 0.7, color=colours)
+        if len(names) < 5:
+            bars.bar_label(drawn, [f"{100 * n / max(len(table), 1):.0f} %" for n in counts], padding=2, fontsize=8)
+        bars.margins(y=0.12)
+        bars.set_ylabel("clips")
+        bars.tick_params(axis="x", length=0)
+        for x, (combination, colour) in enumerate(zip(combinations, colours, strict=True)):
+            for y, has in enumerate(combination):
+                dots.plot(
+                    x, y, "o", markersize=7, color=colour if has else "none", markeredgecolor=colour if has else GREY
+                )
+        dots.set_yticks(range(len(names)), names)
+        dots.set_ylim(len(names) - 0.5, -0.5)
+        dots.tick_params(length=0, labelbottom=False)
+        dots.spines[:].set_visible(False)
+        dots.set_xlabel("right: filled dots; wrong: hollow dots")
+        return finish(figure)
+
+
+def simplex(search: Search, *, marks: Mapping[str, Sequence[float]] | None = None, label: str) -> Figure:
+    """A search of three weights as a triangle: one cell per point of the grid, coloured by its score.
+
+    A corner gives all weight to its stream, the opposite side none.
+
+    Args:
+        search: of three streams (:func:`migcore.ensemble.search_weights`).
+        marks: name of a point to be shown → its three weights in the order of ``search.names``, whose sum need not be 1
+            (a common factor changes no prediction); they are numbered, and named beside the triangle.
+        label: of the colours.
+    """
+    marks = marks or {}
+    if len(search.names) != 3 or any(len(w) != 3 or min(w) < 0 or sum(w) <= 0 for w in marks.values()):
+        raise ConfigError(
+            f"a triangle of {len(search.names)} streams and marks {dict(marks)}",
+            hint="three streams have a triangle; a mark has three weights, one of them above 0",
+        )
+    centres = _in_triangle(search.grid)
+    angles = np.pi / 6 + np.pi / 3 * np.arange(6)
+    hexagon = search.step / np.sqrt(3) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    accent = PALETTE[5]
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
+        cells = PolyCollection(list(centres[:, None] + hexagon), array=search.scores, cmap=MAP, edgecolors="face")
+        cells.set_linewidth(0.3)
+        axes.add_collection(cells)
+        best = centres[search.scores >= search.scores.max() - 1e-9]
+        handles = []
+        if len(best) > 1:
+            handles += axes.plot(*best.T, ".", color=accent, markersize=4, label="as good")
+        found = _in_triangle(np.array([[search.weights[name] for name in search.names]]))
+        handles += axes.plot(
+            *found.T, "o", color="none", markeredgecolor=accent, markersize=15, markeredgewidth=2, label="found"
+        )
+        for i, (name, weights) in enumerate(marks.items(), start=1):
+            (x, y) = _in_triangle(np.array([weights], dtype=float) / sum(weights))[0]
+            axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=10, markeredgewidth=0.6)
+            axes.annotate(f"{i}", (x, y), color="black", fontsize=7, ha="center", va="center_baseline")
+            handles.append(Line2D([], [], linestyle="", marker=f"${i}$", color=GREY, markersize=6, label=name))
+        corners = _in_triangle(np.eye(3))
+        for name, corner, dy, va in zip(search.names, corners, (1, -1, -1), ("bottom", "top", "top"), strict=True):
+            axes.annotate(name, corner, (0, 14 * dy), textcoords="offset points", ha="center", va=va)
+        axes.set_aspect("equal")
+        axes.margins(0.08)
+        axes.autoscale_view()
+        axes.axis("off")
+        figure.colorbar(cells, ax=axes, label=label, shrink=0.8)
+        figure.legend(handles=handles, loc="outside right center")
+        return finish(figure)
+
+
+def _in_triangle(weights: np.ndarray) -> np.ndarray:
+    """Points [G, 2] of weights [G, 3]: the first stream on top, the second at the left, the third at the right."""
+    return weights @ np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])
