@@ -7,11 +7,13 @@ random; the first call is thrown away; the naive version runs once, and only at 
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from migcore.data.layouts import IMIGUE22
 from migcore.errors import ConfigError
 from migcore.models.clip import Teacher, miniature_tokenizer, random_miniature
 from migcore.models.posec3d import PoseC3D, PoseC3DConfig
+from migcore.models.vclip import VCLIPConfig, VideoTower
+from migcore.presets import KEEP_MINIATURE
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,32 @@ def _naive_images(state: dict[str, Tensor], images: list[Tensor]) -> list[Tensor
     return [reference.clip_image(state, image, head_width=32) for image in images]
 
 
+def _video_tower(device: torch.device) -> list[_Case]:
+    """A forward pass of a short video, and training steps at laptop size in both forms of attention."""
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randn((4, 3, 8, 64, 64), generator=generator)
+    short = VideoTower(random_miniature(0).visual, VCLIPConfig(keep=KEEP_MINIATURE)).requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in short.state_dict().items()}
+    naive = partial(reference.vclip_tower, state, video[0, :, :2], head_width=32, keep=KEEP_MINIATURE)
+    call = partial(short.to(device), video[:1, :, :2].to(device))
+    cases = [_Case("1×2 frames, forward, decay", call, naive)]
+    forms: tuple[Literal["fused", "written"], ...] = ("fused", "written")
+    for keep, attention in itertools.product(((), KEEP_MINIATURE), forms):
+        tower = VideoTower(random_miniature(0).visual, VCLIPConfig(keep=keep, attention=attention)).to(device)
+        size = f"4×8 frames, training step, {attention}, {'decay' if keep else 'all tokens'}"
+        cases.append(_Case(size, partial(_tower_step, tower, video.to(device)), None))
+    return cases
+
+
+def _tower_step(tower: VideoTower, video: Tensor) -> None:
+    tower(video).sum().backward()
+
+
 PARTS: dict[str, Callable[[torch.device], list[_Case]]] = {
     "joint_heatmaps": _joints,
     "limb_heatmaps": _limbs,
     "posec3d": _posec3d,
     "teacher": _teacher,
+    "video_tower": _video_tower,
 }
 """What can be timed."""

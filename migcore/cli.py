@@ -124,7 +124,8 @@ class Train:
     """Run an experiment, or load its run if it is in the ledger."""
 
     experiment: tyro.conf.Positional[str]
-    """zero_shot, linear_probe, posec3d_joint, posec3d_limb, posec3d_fusion, difficulty_skeleton or difficulty_film"""
+    """zero_shot, linear_probe, vclip, froster, froster_decay, posec3d_joint, posec3d_limb, posec3d_joint_text,
+    posec3d_limb_text, posec3d_fusion, ours, difficulty_skeleton or difficulty_film"""
     preset: str = "laptop"
     """smoke, laptop, workstation or imigue"""
     seed: int = 0
@@ -171,9 +172,8 @@ class Tables:
 
         config, seeds = _preset(self), _seeds(self.seeds)
         if self.missing:
-            for name in tables.shown():
-                for seed in seeds:
-                    experiments.run(name, config, seed)
+            for seed in seeds:
+                experiments.run_all(tables.shown(), config, seed)
         for table in (tables.table1(config, seeds), tables.table2(config), tables.table3(config)):
             print(table.to_text())
 

@@ -211,6 +211,149 @@ def clip_text(state: State, tokens: Tensor, *, head_width: int = 64) -> Tensor:
     return _layer_norm(state, "ln_final", x)[int(tokens.argmax())] @ state["text_projection"]
 
 
+def vclip_tower(
+    state: State,
+    video: Tensor,
+    *,
+    head_width: int = 64,
+    span: int = 1,
+    boundary: str = "zero",
+    keep: Sequence[float] = (),
+    score: str = "softmax",
+) -> tuple[Tensor, Tensor, list[list[list[int]]]]:
+    """The video tower with token decay, frame by frame, from a state dict with OpenAI's names (without "visual.").
+
+    Args:
+        state: weights.
+        video: [3, T, H, W], with mean and deviation of CLIP's pixels taken out.
+        head_width: 64 in all published models.
+        span, boundary, keep, score: as in :class:`migcore.models.vclip.VCLIPConfig`.
+
+    Returns:
+        frame embeddings [T, E], not of length 1; tokens [T, L, D] of the last block; and for each block, for each
+        frame, the numbers of the patches that went on.
+    """
+    kernel, frames = state["conv1.weight"], video.shape[1]
+    patch = kernel.shape[-1]
+    x = []
+    for t in range(frames):
+        tokens = [state["class_embedding"]]
+        for top in range(0, video.shape[2], patch):
+            for left in range(0, video.shape[3], patch):
+                tokens.append((kernel * video[:, t, top : top + patch, left : left + patch]).sum((1, 2, 3)))
+        x.append(_layer_norm(state, "ln_pre", torch.stack(tokens) + state["positional_embedding"]))
+    alive = [list(range(len(x[0]) - 1)) for _ in range(frames)]
+    survivors = []
+    block = 0
+    while f"transformer.resblocks.{block}.ln_1.weight" in state:
+        at = f"transformer.resblocks.{block}"
+        mixed, scores = _attention_over_frames(
+            state, f"{at}.attn", [_layer_norm(state, f"{at}.ln_1", own) for own in x], head_width, span, boundary, score
+        )
+        for t in range(frames):
+            x[t] = x[t] + mixed[t]
+            hidden = _linear(state, f"{at}.mlp.c_fc", _layer_norm(state, f"{at}.ln_2", x[t]))
+            x[t] = x[t] + _linear(state, f"{at}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
+            if keep:
+                whole, rest = divmod(keep[block] * len(alive[t]), 1)
+                count = max(1, int(whole) + (rest >= 0.5))
+                best = sorted(range(len(alive[t])), key=lambda n: (-scores[t][n], n))[:count]
+                x[t] = torch.stack([x[t][0], *(x[t][n + 1] for n in sorted(best))])
+                alive[t] = [alive[t][n] for n in sorted(best)]
+        survivors.append([list(numbers) for numbers in alive])
+        block += 1
+    embeddings = [_layer_norm(state, "ln_post", own[0]) @ state["proj"] for own in x]
+    return torch.stack(embeddings), torch.stack(x), survivors
+
+
+def _attention_over_frames(
+    state: State, name: str, x: Sequence[Tensor], head_width: int, span: int, boundary: str, score: str
+) -> tuple[list[Tensor], list[list[float]]]:
+    """Attention of each frame's [L, D] over its neighbours, query by query; and the scores of its patches."""
+    tokens, width = x[0].shape
+    q, k, v = zip(
+        *((own @ state[f"{name}.in_proj_weight"].T + state[f"{name}.in_proj_bias"]).split(width, dim=-1) for own in x),
+        strict=True,
+    )
+    mixed, scores = [], []
+    for t in range(len(x)):
+        keys, values = [], []
+        for other in range(t - span, t + span + 1):
+            if boundary == "replicate":
+                other = min(max(other, 0), len(x) - 1)
+            if 0 <= other < len(x):
+                keys.append(k[other])
+                values.append(v[other])
+            elif boundary == "zero":
+                keys.append(torch.zeros_like(k[t]))
+                values.append(torch.zeros_like(v[t]))
+        all_keys, all_values = torch.cat(keys), torch.cat(values)
+        out = torch.zeros_like(x[t])
+        looks = [0.0] * (tokens - 1)
+        heads = range(0, width, head_width)
+        for start in heads:
+            head = slice(start, start + head_width)
+            for i in range(tokens):
+                similarity = torch.softmax(all_keys[:, head] @ q[t][i, head] / math.sqrt(head_width), dim=0)
+                out[i, head] = similarity @ all_values[:, head]
+            own = k[t][:, head] @ q[t][0, head] / math.sqrt(head_width)
+            if score == "softmax":
+                own = torch.softmax(own, dim=0)
+            looks = [total + float(value) / len(heads) for total, value in zip(looks, own[1:], strict=True)]
+        mixed.append(_linear(state, f"{name}.out_proj", out))
+        scores.append(looks)
+    return mixed, scores
+
+
+def froster_logits(frames: Tensor, prompts: Tensor, logit_scale: float, *, pool: str = "frames") -> list[float]:
+    """Similarity of one clip and each class (Eq. 1), number by number.
+
+    Args:
+        frames: [T, E] embeddings of its frames, of any length.
+        prompts: [P, C, E] embeddings of the prompts, of any length.
+        logit_scale: log of 1/τ.
+        pool: as in :class:`migcore.models.froster.FrosterConfig`.
+
+    Returns:
+        C numbers.
+    """
+
+    def unit(x: list[float]) -> list[float]:
+        length = math.sqrt(sum(value * value for value in x))
+        return [value / length for value in x]
+
+    def mean(rows: list[list[float]]) -> list[float]:
+        return [sum(values) / len(rows) for values in zip(*rows, strict=True)]
+
+    logits = []
+    for c in range(prompts.shape[1]):
+        text = unit(mean([unit(prompts[p, c].tolist()) for p in range(prompts.shape[0])]))
+        seen = [unit(frame) for frame in frames.tolist()] if pool == "frames" else [unit(mean(frames.tolist()))]
+        cosines = [sum(a * b for a, b in zip(frame, text, strict=True)) for frame in seen]
+        logits.append(math.exp(logit_scale) * sum(cosines) / len(cosines))
+    return logits
+
+
+def distillation(student: Tensor, teacher: Tensor, kind: str) -> float:
+    """Distance of two sets of features [N, E] (Eq. 3), row by row and number by number, averaged over rows.
+
+    ``kind`` is as in :func:`migcore.models.froster.distillation_loss`.
+    """
+    total = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        squares = sum((a - b) ** 2 for a, b in zip(s, t, strict=True))
+        product = sum(a * b for a, b in zip(s, t, strict=True))
+        lengths = math.sqrt(sum(a * a for a in s)) * math.sqrt(sum(b * b for b in t))
+        total += {
+            "l2": math.sqrt(squares),
+            "sq_l2": squares,
+            "mse": squares / len(s),
+            "cosine": 1 - product / lengths,
+            "none": 0.0,
+        }[kind]
+    return total / len(student)
+
+
 def _layer_norm(state: State, name: str, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     scaled = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migcore import presets
 from migcore.errors import ConfigError
 from migcore.ledger import NO_NUMBERS, canonical_json
+from migcore.models.cost import calibrate
 from migcore.presets import PRESETS, Preset, override, preset
 
 
@@ -80,7 +82,7 @@ def test_what_decides_no_number_is_not_in_the_label() -> None:
         ("labtop", {}, r"no preset is called 'labtop'\. Did you mean laptop\?"),
         ("zzz", {}, r"There are smoke, laptop, workstation, imigue"),
         ("laptop", {"train_posec3d.epoch": 1}, r"'train_posec3d.epoch'\. Did you mean .*train_posec3d\.epochs"),
-        ("laptop", {"epochs": 1}, r"Did you mean train_posec3d\.epochs\?"),
+        ("laptop", {"epochs": 1}, r"Did you mean train_posec3d\.epochs, train_student\.epochs\?"),
         ("laptop", {"train_posec3d": 1}, r"no field is called 'train_posec3d'"),
         ("laptop", {"name": "smoke"}, r"no field is called 'name'"),
         ("laptop", {"overrides": ()}, r"no field is called 'overrides'"),
@@ -138,3 +140,8 @@ def test_nothing_changes_in_place() -> None:
     whole = Whole()
     override(whole, {"part.whole": 9, "hidden": 1})
     assert whole == Whole() and isinstance(preset("smoke"), Preset)
+
+
+def test_token_decay_is_the_calibrated_one() -> None:
+    assert calibrate(model="ViT-B-16") == presets.KEEP_VIT_B16 == preset("imigue").student.vclip.keep
+    assert calibrate(model="miniature") == presets.KEEP_MINIATURE == preset("laptop").student.vclip.keep

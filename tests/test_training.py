@@ -233,6 +233,34 @@ def test_learning_rate_is_the_published_cosine() -> None:
     assert learning_rate(39, 10, dataclasses.replace(config, schedule="constant")) == 0.4
 
 
+def test_learning_rate_has_a_floor() -> None:
+    """FROSTER's: from a hundredth of the rate up to it, and by a cosine down to the hundredth again."""
+    config = TrainConfig(epochs=22, lr=3.33e-6, warmup_epochs=2, lr_floor=0.01)
+    rates = [learning_rate(i, 1000, config) for i in range(22_000)]
+    assert rates[0] == pytest.approx(3.33e-8, rel=0.1) and max(rates) == pytest.approx(3.33e-6)
+    assert rates[-1] == pytest.approx(3.33e-8, rel=1e-3) and min(rates) >= 3.33e-8
+    assert learning_rate(12_000, 1000, config) == pytest.approx((3.33e-6 + 3.33e-8) / 2)  # half-way down
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_weights_are_averaged_over_epochs_also_after_a_stop(first: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(QUICK, schedule="constant", average_from=first)
+    states = []
+    for epochs in range(first, 5):  # constant rates: a shorter run stops where the long one passes
+        model = net()
+        train(model, tmp_path / f"{epochs}", dataclasses.replace(config, epochs=epochs, average_from=0))
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    averaged, resumed = net(), net()
+    train(averaged, tmp_path / "whole", config)
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, torch.stack([state[name] for state in states]).mean(0))
+    with pytest.raises(Stop):
+        train(resumed, tmp_path / "cut", config, loss=stop_after(17))  # in the fourth epoch of five steps
+    train(resumed, tmp_path / "cut", config)
+    assert same(averaged, resumed)
+
+
 @pytest.mark.parametrize("decay", [True, False])
 def test_weight_decay_groups(decay: bool) -> None:
     model = net()
@@ -259,6 +287,7 @@ def test_gradients_are_clipped_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"lr_floor": 1.5}, {"average_from": 13}, {"average_from": -1},
         {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 1.0}, {"optimizer": "adam"},
         {"weight_decay": -1.0}, {"warmup_epochs": 99.0}, {"schedule": "step"}, {"clip_norm": -1.0}, {"workers": -1},
         {"precision": "fp16"}, {"eval_every": 0}, {"device": "tpu"}, {"momentum": 0.0, "nesterov": True},

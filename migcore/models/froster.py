@@ -182,6 +182,7 @@ class Student(nn.Module):
             self.projector_t.requires_grad_(False)
         self.register_buffer("prompts", prompts_PCL, persistent=False)
         self._classes: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_classes", None))
 
     @property
     def visual(self) -> VideoTower:
@@ -191,8 +192,9 @@ class Student(nn.Module):
         return tower
 
     def train(self, mode: bool = True) -> Student:
-        """As ever; forgets the class embeddings kept for evaluation, since the weights may change now."""
-        self._classes = None
+        """As ever; in training mode the class embeddings kept for evaluation are forgotten: weights may change now."""
+        if mode:
+            self._classes = None
         super().train(mode)
         return self
 

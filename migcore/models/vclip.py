@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Boundary = Literal["zero", "mask", "replicate"]
 Score = Literal["softmax", "logits"]
-Kernel = Literal["auto", "fused", "written"]
+Kernel = Literal["fused", "written"]
 
 _MAX_SPAN = 3
 
@@ -49,15 +49,15 @@ class VCLIPConfig:
         keep: token decay: for each block, the share of the patches entering it that go on; () for none. The last
             share changes no embedding: [cls] is read right after it.
         score: by which patches are kept, S(q_cls, K_c): "softmax" over the tokens of the frame (Eq. 5), or "logits".
-        attention: "fused" (torch's), "written" (out as soft-max(QKᵀ)V), or "auto": whichever is faster on the device.
-            Changes no result beyond rounding.
+        attention: "fused" (torch's), or "written" out as soft-max(QKᵀ)V. Changes no result beyond rounding; `migcore
+            bench` times both, and the fused one was the faster on a CPU too.
     """
 
     span: int = 1
     boundary: Boundary = "zero"
     keep: tuple[float, ...] = ()
     score: Score = "softmax"
-    attention: Kernel = field(default="auto", metadata={"numbers": False})
+    attention: Kernel = field(default="fused", metadata={"numbers": False})
 
     def __post_init__(self) -> None:
         if not 0 <= self.span <= _MAX_SPAN:
@@ -68,8 +68,8 @@ class VCLIPConfig:
             raise ConfigError(f"keep {self.keep}", hint="shares are above 0 and at most 1, one per block")
         if self.score not in ("softmax", "logits"):
             raise ConfigError(f"score {self.score!r}", hint="choose from softmax, logits")
-        if self.attention not in ("auto", "fused", "written"):
-            raise ConfigError(f"attention {self.attention!r}", hint="choose from auto, fused, written")
+        if self.attention not in ("fused", "written"):
+            raise ConfigError(f"attention {self.attention!r}", hint="choose from fused, written")
 
 
 class Encoded(NamedTuple):
@@ -98,7 +98,7 @@ class TemporalAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, span: int = 1, boundary: Boundary = "zero", attention: Kernel = "auto"
+        self, width: int, heads: int, span: int = 1, boundary: Boundary = "zero", attention: Kernel = "fused"
     ) -> None:
         super().__init__()
         if width % heads:
@@ -139,8 +139,7 @@ class TemporalAttention(nn.Module):
         q, k, v = rearrange(qkv, "b t l (three h d) -> three b t h l d", three=3, h=self.heads)
         keys, values = (rearrange(self._with_neighbours(x), "b t h l d -> (b t) h l d") for x in (k, v))
         queries, mask = rearrange(q, "b t h l d -> (b t) h l d"), self._mask(frames, q)
-        written = self.attention == "written" or (self.attention == "auto" and x_BTLD.device.type == "cpu")
-        if written:  # on a CPU faster than the fused kernel, whose backward pass is slow there
+        if self.attention == "written":
             similarity = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
             if mask is not None:
                 similarity = similarity.masked_fill(~mask, -math.inf)

@@ -16,12 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from migcore import heatmaps
-from migcore.data.augment import compact_box, resize
+from migcore.data.augment import compact_box, resize, short_side
+from migcore.data.datasets import VideoConfig
 from migcore.data.imigue import ClipIndex, ClipRecord, read_clip_skeleton
 from migcore.data.layouts import SkeletonLayout
 from migcore.data.sampling import segment_centres
-from migcore.data.video import read_frames
-from migcore.errors import DataError
+from migcore.data.video import probe, read_frames
+from migcore.errors import ConfigError, DataError
 from migcore.labels import CLASSES
 from migcore.models.posec3d import PoseC3D, PoseC3DConfig
 from migcore.report.plots import GREY, PALETTE, finish, style
@@ -281,3 +282,131 @@ def network(config: PoseC3DConfig, frames: int, size: tuple[int, int]) -> Figure
         axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(-1.05, 0.6))
         _bare(axes)
         return finish(figure)
+
+
+def temporal_view(frames: int = 5, span: int = 1, *, layers: int = 4) -> Figure:
+    """Which frames a frame attends to: for one frame, for all of them, and through several blocks.
+
+    Args:
+        frames: T.
+        span: neighbours seen on each side.
+        layers: blocks in the last panel.
+    """
+    if frames < 1 or span < 0 or layers < 1:
+        raise ConfigError(f"{frames} frames, a span of {span} and {layers} blocks", hint="there is a frame and a block")
+    apart = np.abs(np.arange(frames)[:, None] - np.arange(frames)[None])
+    with style():
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(7.6, 2.6), layout="constrained", width_ratios=[1.5, 1, 1]
+        )
+        here = frames // 2
+        for t in range(-span, frames + span):
+            inside = 0 <= t < frames
+            seen = abs(t - here) <= span and inside
+            colour, line = PALETTE[0] if seen else "none", "-" if inside else ":"
+            box = plt.Rectangle(
+                (t - 0.36, -0.36), 0.72, 0.72, facecolor=colour, edgecolor=GREY, linestyle=line, alpha=0.6
+            )
+            left.add_patch(box)
+            name = "t" if t == here else f"t{t - here:+d}"
+            left.text(t, 0.46, name if inside else "0", ha="center", va="bottom", fontsize=8)
+            if seen:
+                bend = 0.35 if t < here else -0.35
+                left.annotate("", (t, -0.4), (here, -1.05), arrowprops={
+                    "arrowstyle": "<-", "color": PALETTE[5], "connectionstyle": f"arc3,rad={bend if t != here else 0}",
+                })  # fmt: skip
+        left.text(here, -1.1, "queries of t", ha="center", va="top", fontsize=8)
+        left.set(xlim=(-span - 0.6, frames + span - 0.4), ylim=(-1.5, 0.9), title="keys and values")
+        left.set_aspect("equal")
+        _bare(left)
+        padded = np.zeros((frames, frames + 2 * span))
+        padded[:, span : span + frames] = apart <= span
+        outside = np.abs(np.arange(-span, frames + span)[None] - np.arange(frames)[:, None]) <= span
+        padded[outside & (padded == 0)] = 0.35  # zero keys and values, which take part in the soft-max
+        middle.imshow(
+            padded, cmap="Blues", vmin=0, vmax=1.3, extent=(-span - 0.5, frames + span - 0.5, frames - 0.5, -0.5)
+        )
+        middle.set(
+            xlabel="key frame", ylabel="query frame", title="one block", xticks=range(frames), yticks=range(frames)
+        )
+        reach = np.maximum(1, -(-apart // span)) if span else np.where(apart == 0, 1, layers + 1)
+        shown = np.where(reach <= layers, reach, np.nan)
+        right.imshow(shown, cmap="Blues_r", vmin=0, vmax=layers + 1)
+        for (row, column), value in np.ndenumerate(shown):
+            if np.isfinite(value):
+                right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                           color="white" if value <= layers / 2 else "black")  # fmt: skip
+        right.set(xlabel="frame", title="after how many blocks", xticks=range(frames), yticks=range(frames))
+        return finish(figure)
+
+
+def survivors(video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tuple[int, int], title: str = "") -> Figure:
+    """What token decay leaves of a clip: a row per block, a column per frame, dropped patches all but invisible.
+
+    Args:
+        video_3THW: uint8, as the tower's input before normalisation (its size may be another).
+        kept: for each block to be shown, the patches that go on after it, [T, k] numbers in ``grid``, row by row.
+        grid: rows and columns of patches of a frame.
+        title: of the figure.
+
+    Raises:
+        DataError: ``kept`` is of other frames, or numbers patches that the grid has not.
+    """
+    frames = video_3THW.permute(1, 2, 3, 0).cpu().numpy()
+    count, height, width = frames.shape[:3]
+    patch = (np.arange(height) * grid[0] // height)[:, None] * grid[1] + np.arange(width) * grid[1] // width
+    gap = np.zeros((height, max(1, width // 16), 4), np.uint8)
+    columns = min(7.2, 0.85 * count + 1.1)
+    with style():
+        figure, axes_grid = plt.subplots(
+            len(kept),
+            1,
+            figsize=(columns, (columns - 1.1) / count * len(kept) + 0.25),
+            layout="constrained",
+            squeeze=False,
+        )
+        for number, (axes, places_Tk) in enumerate(zip(axes_grid[:, 0], kept, strict=True), start=1):
+            places = places_Tk.cpu().numpy()
+            if len(places) != count or places.min() < 0 or places.max() >= grid[0] * grid[1]:
+                raise DataError(
+                    f"survivors of shape {list(places.shape)} of {count} frames of {grid[0]} × {grid[1]} patches",
+                    hint="give those of one clip, [T, k]",
+                )
+            alive = np.stack([np.isin(patch, row) for row in places])
+            # Transparent, not dark: it reads on a white page and on a black one.
+            opaque = np.where(alive, 255, 40).astype(np.uint8)
+            pictures = np.concatenate([frames, opaque[..., None]], axis=-1)
+            axes.imshow(np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1))
+            label = f"block {number}\n{places.shape[1]} of {grid[0] * grid[1]}"
+            axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+            _bare(axes)
+        if title:
+            figure.suptitle(title, fontsize=9)
+        return finish(figure)
+
+
+def keypoint_patches(clip: ClipRecord, index: ClipIndex, config: VideoConfig, grid: tuple[int, int]) -> np.ndarray:
+    """In which patch of the video tower each keypoint lies, in the frames of the central test view.
+
+    Args:
+        clip, index: which clip.
+        config: of its frames and their window.
+        grid: rows and columns of patches of a frame.
+
+    Returns:
+        [T, V] numbers in ``grid``, row by row; -1 for a keypoint that is missing or outside the window.
+
+    Raises:
+        DataError: the clip has no film or no skeleton.
+    """
+    if clip.film is None:
+        raise DataError(f"clip {clip.id} has no film to show")
+    keypoints, scores = read_clip_skeleton(clip, index.column_map)
+    at = segment_centres(clip.frames, config.frames)
+    film = np.array(probe(clip.film, exact=False).size)  # H, W
+    scaled = np.array(short_side((int(film[0]), int(film[1])), config.size))
+    # Pixel i is the interval i to i + 1 here, so that resizing is a multiplication.
+    yx = (keypoints[at][..., ::-1] + 0.5) * (scaled / film) - (scaled - config.size) // 2
+    place = np.floor(yx * (np.array(grid) / config.size)).astype(np.int64)
+    there = (scores[at] > 0) & ((place >= 0) & (place < np.array(grid))).all(-1)
+    return np.where(there, place[..., 0] * grid[1] + place[..., 1], -1)

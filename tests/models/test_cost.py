@@ -18,7 +18,8 @@ from migcore.models.vclip import TokenDecay, VCLIPConfig, VideoTower
 
 # layers, width, heads, patches, pixels of a patch, side, embedding
 SIZES = {"miniature": (4, 96, 3, 64, 8, 64, 64), "ViT-B-16": (12, 768, 12, 196, 16, 224, 512)}
-SHARES = st.sampled_from([0.01, 0.3, 0.5, 0.7, 0.934, 1.0])
+CUTS = st.sampled_from([0.01, 0.3, 0.5, 0.7, 0.934])
+SHARES = st.one_of(CUTS, st.just(1.0))
 FUSED, WRITTEN = "fused", "written"
 
 
@@ -51,7 +52,7 @@ def bytes_by_hand(
             total += 3 * stream + heads * 4 * (count if half else 32 * math.ceil(count / 32))
         total += stream  # the mixed values, into the output's projection
         total += stream + 3 * 4 * stream  # the MLP: its input; x, sigmoid(1.702x) and their product
-    total += sum(cut(share, count, width, half) for share, count in zip(keep, tokens, strict=False))
+    total += sum(cut(share, count, width, half) for share, count in zip(keep, tokens, strict=False) if share < 1)
     return total + tokens[-1] * width * size + 2 * 4 + width * size  # the last norm, and what is projected
 
 
@@ -71,9 +72,10 @@ def flops_by_hand(model: str, keep: tuple[float, ...] = (), span: int = 1) -> in
     """Forward pass of one frame."""
     _, width, _, patches, pixels, _, embedding = SIZES[model]
     total = patches * width * 3 * pixels**2 + width * embedding
-    for count in tokens_by_hand(model, keep)[:-1]:
+    shares = keep or (1.0,) * SIZES[model][0]
+    for share, count in zip(shares, tokens_by_hand(model, keep)[:-1], strict=True):
         total += 12 * count * width**2 + 2 * count * (2 * span + 1) * count * width
-        total += count * width if keep else 0  # the scores
+        total += count * width if share < 1 else 0  # the scores
     return 2 * total
 
 
@@ -141,9 +143,9 @@ def test_tokens_are_those_of_a_forward_pass_that_runs() -> None:
 
 
 @settings(max_examples=4, deadline=None)
-@given(keep=st.tuples(SHARES, SHARES, SHARES), block=st.integers(0, 2), attention=st.sampled_from([WRITTEN, FUSED]))
+@given(keep=st.tuples(CUTS, CUTS, CUTS), block=st.integers(0, 2), attention=st.sampled_from([WRITTEN, FUSED]))
 def test_cost_never_falls_with_the_share_kept(keep: tuple[float, ...], block: int, attention: str) -> None:
-    more = tuple(1.0 if i == block else share for i, share in enumerate(keep))
+    more = tuple(0.99 if i == block else share for i, share in enumerate(keep))
     less, most = (
         tower_cost("miniature", VCLIPConfig(keep=(*shares, 1.0)), frames=2, attention=attention)  # type: ignore[arg-type]
         for shares in (keep, more)
@@ -153,18 +155,15 @@ def test_cost_never_falls_with_the_share_kept(keep: tuple[float, ...], block: in
     assert less.parameter_bytes == most.parameter_bytes
 
 
-def test_keeping_all_costs_what_no_decay_does_but_the_scores() -> None:
+def test_keeping_all_costs_what_no_decay_does() -> None:
     plain, whole = (tower_cost("miniature", VCLIPConfig(keep=keep), frames=2) for keep in ((), (1.0,) * 4))
-    assert whole.tokens == plain.tokens
-    numbers, stream = 2 * 4 * 64 * 8, 2 * 4 * 65 * 96 * 4
-    assert numbers <= whole.saved_bytes - plain.saved_bytes <= numbers + stream
-    assert whole.flops - plain.flops == 2 * 2 * 4 * 65 * 96
+    assert whole == plain
 
 
 def test_the_two_forms_of_attention_differ_in_memory_not_in_work() -> None:
     written, fused = (tower_cost("miniature", attention=a) for a in (WRITTEN, FUSED))  # type: ignore[arg-type]
     assert fused.saved_bytes < written.saved_bytes and fused.flops == written.flops
-    for asked in (WRITTEN, FUSED, "auto"):  # what the config says decides nothing
+    for asked in (WRITTEN, FUSED):  # what the config says decides nothing
         assert tower_cost("miniature", VCLIPConfig(attention=asked)) == written  # type: ignore[arg-type]
 
 
@@ -200,8 +199,8 @@ def test_calibration_finds_the_nearest_of_a_thousand_shares() -> None:
 
 
 def test_calibration_reaches_its_ends_and_says_when_it_cannot() -> None:
-    # Keeping all costs a little more than no decay, so that 1 is reached from below.
-    assert 0.95 <= calibrate(1.0, "miniature", frames=1)[0] < 1
+    # A share that cuts nothing still costs the scores' order, so that 1 is reached from below.
+    assert 0.95 <= calibrate(1.0, "miniature", frames=1)[0] <= 1
     least = bytes_by_hand("miniature", (0.001, 0.001, 0.001, 1.0)) / bytes_by_hand("miniature")
     for ratio in (least - 1e-6, 1.01):
         with pytest.raises(ConfigError, match=r"miniature reaches ratios from 0\.\d+ to 1"):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from migcore.data.datasets import VideoConfig
 from migcore.data.imigue import ClipIndex, ClipRecord, open_dataset
 from migcore.data.layouts import IMIGUE22, IMIGUE22_MIGA2023
-from migcore.errors import DataError
+from migcore.data.video import FilmInfo
+from migcore.errors import ConfigError, DataError
 from migcore.labels import CLASSES
 from migcore.models.posec3d import PoseC3DConfig
 from migcore.report import pictures
@@ -73,3 +75,59 @@ def test_sensors_draw_heights_of_the_named_keypoints(index: ClipIndex) -> None:
 def test_the_network_is_measured_not_described() -> None:
     texts = [t.get_text() for t in pictures.network(PoseC3DConfig(base_channels=4), 8, (16, 16)).axes[0].texts]
     assert texts[0] == "heat-maps\n22×8×16×16" and "layer3\n64×4×2×2" in texts
+
+
+def test_the_temporal_view_shows_neighbours_zeros_and_reach() -> None:
+    left, middle, right = pictures.temporal_view(5, 1, layers=2).axes
+    assert [t.get_text() for t in left.texts if t.get_text().startswith(("t", "0"))] == [
+        "0", "t-2", "t-1", "t", "t+1", "t+2", "0"
+    ]  # fmt: skip
+    matrix = np.asarray(middle.images[0].get_array())
+    np.testing.assert_array_equal(matrix[2], [0, 0, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(matrix[0], [0.35, 1, 1, 0, 0, 0, 0])  # the zero frame before the first
+    reach = np.ma.filled(np.ma.masked_invalid(right.images[0].get_array()), 0)
+    np.testing.assert_array_equal(reach[0], [1, 1, 2, 0, 0])
+    alone = np.ma.filled(np.ma.masked_invalid(pictures.temporal_view(3, 0).axes[2].images[0].get_array()), 0)
+    np.testing.assert_array_equal(alone, np.eye(3))
+    assert {t.get_text() for t in pictures.temporal_view(4, 2, layers=2).axes[2].texts} == {"1", "2"}
+    with pytest.raises(ConfigError, match="0 frames"):
+        pictures.temporal_view(0)
+
+
+def test_survivors_are_opaque_and_the_rest_is_not() -> None:
+    video = torch.arange(3 * 2 * 8 * 8, dtype=torch.uint8).reshape(3, 2, 8, 8)
+    kept = [torch.tensor([[0, 3], [1, 2]]), torch.tensor([[3], [1]])]
+    axes = pictures.survivors(video, kept, (2, 2), "a title").axes
+    assert [a.get_ylabel() for a in axes] == ["block 1\n2 of 4", "block 2\n1 of 4"]
+    shown = np.asarray(axes[0].images[0].get_array())
+    np.testing.assert_array_equal(shown[:, :8, :3], video[:, 0].permute(1, 2, 0).numpy())
+    first, second = shown[:, :8, 3], shown[:, -8:, 3]
+    patches = [
+        (slice(0, 4), slice(0, 4)),
+        (slice(0, 4), slice(4, 8)),
+        (slice(4, 8), slice(0, 4)),
+        (slice(4, 8), slice(4, 8)),
+    ]
+    assert [bool((first[at] == 255).all()) for at in patches] == [True, False, False, True]
+    assert [bool((second[at] < 128).all()) for at in patches] == [True, False, False, True]
+    for wrong in (torch.tensor([[0]]), torch.tensor([[0], [4]])):
+        with pytest.raises(DataError, match="of 2 frames of 2 × 2 patches"):
+            pictures.survivors(video, [wrong], (2, 2))
+
+
+def test_keypoints_lie_in_the_patches_that_the_tower_sees(index: ClipIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = index.split("train")[0]
+    # A film of 32 × 64 scaled to 16 × 32, whose middle 16 × 16 is seen: columns 16 to 47 of the film.
+    keypoints = np.array([[0.0, 0], [16, 0], [47, 31], [48, 31], [31, 15], [32, 16], [20, 10]], np.float32)
+    scores = np.array([1, 1, 1, 1, 1, 1, 0], np.float32)
+    monkeypatch.setattr(pictures, "read_clip_skeleton", lambda *_: (
+        np.repeat(keypoints[None], clip.frames, 0), np.repeat(scores[None], clip.frames, 0)
+    ))  # fmt: skip
+    monkeypatch.setattr(pictures, "probe", lambda *_, **__: FilmInfo(clip.frames, 25.0, (32, 64)))
+    found = pictures.keypoint_patches(clip, index, VideoConfig(frames=3, size=16), (2, 2))
+    np.testing.assert_array_equal(found, [[-1, 0, 3, -1, 0, 3, -1]] * 3)
+    monkeypatch.undo()
+    real = pictures.keypoint_patches(clip, index, VideoConfig(frames=4, size=32), (4, 4))
+    assert real.shape == (4, 22) and real.max() < 16 and (real >= 0).mean() > 0.5
+    with pytest.raises(DataError, match="no film"):
+        pictures.keypoint_patches(ClipRecord("0009_0", "0009", 1, 10, 0, "train"), index, VideoConfig(), (2, 2))

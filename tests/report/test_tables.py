@@ -6,15 +6,19 @@ import hashlib
 import html.parser
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from migcore import experiments, metrics
+from migcore import ensemble, experiments, metrics
+from migcore.errors import DataError
 from migcore.ledger import Ledger, Run, source_hash
-from migcore.presets import Preset, preset
+from migcore.models.cost import Cost, tower_cost
+from migcore.models.vclip import VCLIPConfig
+from migcore.presets import KEEP_MINIATURE, KEEP_VIT_B16, Preset, preset
 from migcore.report import tables
-from migcore.report.tables import NOT_RUN, PAPER_TABLE1, Table
+from migcore.report.tables import NOT_RUN, PAPER_TABLE1, PAPER_TABLE2, STREAMS, WITHHELD, Table
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE, WORKSTATION = preset("smoke"), preset("workstation")
@@ -26,7 +30,21 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     book = Ledger(tmp_path / "runs", tmp_path / "results")
     monkeypatch.setenv("MIGCORE_RUNS", str(book.runs))
     monkeypatch.setattr(experiments, "ledger", lambda: book)
+    monkeypatch.setattr(tables, "_cost", counted)
     return book
+
+
+def counted(model: str, config: VCLIPConfig, attention: str) -> Cost:
+    """Stands for the real count, which takes seconds: known numbers that differ by model, decay and attention."""
+    size = (2 if model == "miniature" else 1000) * (1 if attention == "written" else 0.75)
+    last = 100 if config.keep == KEEP_VIT_B16 else 30 if config.keep == KEEP_MINIATURE else 197
+    return Cost(
+        int(size * (0.5 if config.keep else 1) * 2**20), 0, 300_000_000_000 - 10**11 * bool(config.keep), (last,)
+    )
+
+
+def key_of(name: str, config: Preset, seed: int, data: str) -> str:
+    return hashlib.sha256(f"{name} {config.label} {seed} {data}".encode()).hexdigest()[:16]
 
 
 def add(
@@ -38,7 +56,7 @@ def add(
     logits[np.arange(40), np.where(np.arange(40) < 40 * right, labels, (labels + 1) % 32)] = 1
     modules = list(experiments.EXPERIMENTS[name].modules)
     fields: dict[str, object] = {
-        "key": hashlib.sha256(f"{name} {config.label} {seed} {data}".encode()).hexdigest()[:16],
+        "key": key_of(name, config, seed, data),
         "experiment": name,
         "preset": config.label,
         "seed": seed,
@@ -46,6 +64,7 @@ def add(
         "data": data,
         "code": source_hash(modules),
         "modules": modules,
+        "depends": {other: key_of(other, config, seed, data) for other in experiments.EXPERIMENTS[name].depends},
         "metrics": {"test": metrics.classification(logits, labels)},
         "clips": {"test": {"ids": [f"0001_{i}" for i in range(40)], "subjects": [f"P{i % 4}" for i in range(40)]}},
         "created": f"2024-01-0{seed + 1}T00:00:00+00:00",
@@ -54,6 +73,55 @@ def add(
     }
     run = Run(**{**fields, **values})  # type: ignore[arg-type]
     return book.save(run, {"test.logits": logits, "test.labels": labels})
+
+
+CLIPS = {"val": 60, "test": 80}
+
+
+def add_stream(
+    book: Ledger, name: str, config: Preset = SMOKE, seed: int = 0, *, strength: float = 2.0, **values: object
+) -> Run:
+    """A run of noisy logits on both splits; each stream lists the same clips in another order."""
+    rng = np.random.default_rng([*name.encode(), *config.name.encode(), seed])
+    arrays, found, clips = {}, {}, {}
+    for split, count in CLIPS.items():
+        order = rng.permutation(count)
+        labels = order * 7 % 32
+        logits = rng.normal(size=(count, 32)).astype(np.float32)
+        logits[np.arange(count), labels] += strength
+        arrays |= {f"{split}.logits": logits, f"{split}.labels": labels}
+        found[split] = metrics.classification(logits, labels)
+        clips[split] = {"ids": [f"{split}_{i}" for i in order], "subjects": [f"P{i % 7}" for i in order]}
+    run = add(book, name, config, seed, metrics=found, clips=clips, **values)
+    return book.save(run, arrays)
+
+
+def add_ours(book: Ledger, config: Preset = SMOKE, seed: int = 0) -> Run:
+    """The three streams and what a real search makes of them."""
+    runs = {name: add_stream(book, name, config, seed) for name in STREAMS}
+    streams = {split: by_clip(book, runs, split) for split in CLIPS}
+    found = ensemble.search_weights(streams["val"][0], streams["val"][1], step=0.25)
+    arrays, scores, clips = {}, {}, {}
+    for split, (logits, labels, ids) in streams.items():
+        fused = np.log(ensemble.fuse(logits, found.weights)).astype(np.float32)
+        arrays |= {f"{split}.logits": fused, f"{split}.labels": labels}
+        scores[split] = metrics.classification(fused, labels)
+        clips[split] = {"ids": ids, "subjects": [f"P{int(i.split('_')[1]) % 7}" for i in ids]}
+    search = {"split": "val", "step": 0.25, "kind": "probabilities", "metric": "top1", "score": found.score}
+    search |= {"ties": found.ties, "absent": list(found.absent)}
+    extra = {"weights": found.weights, "search": search}
+    run = add(book, "ours", config, seed, metrics=scores, clips=clips, extra=extra)
+    return book.save(run, arrays)
+
+
+def by_clip(book: Ledger, runs: dict[str, Run], split: str) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    """The streams clip by clip, looked up by name: what the tables' alignment is compared with."""
+    ids = runs[STREAMS[0]].clips[split]["ids"]
+    logits = {}
+    for name, run in runs.items():
+        arrays = book.load_arrays(run, split)
+        logits[name] = np.stack([arrays["logits"][run.clips[split]["ids"].index(clip)] for clip in ids])
+    return logits, np.array([int(clip.split("_")[1]) * 7 % 32 for clip in ids]), ids
 
 
 def printed(title: str) -> list[list[float]]:
@@ -79,10 +147,12 @@ def test_the_tables_are_tied() -> None:
 
 def test_without_runs_every_row_says_so() -> None:
     table = tables.table1(SMOKE)
-    assert len(table.rows) == 12 and table.divider == 9
+    assert len(table.rows) == 15 and table.divider == 9
     assert all(row.count(NOT_RUN) == 2 for row in table.rows)
-    for table, count in ((tables.table2(SMOKE), 9), (tables.table3(SMOKE), 2)):
-        assert [row[-1] for row in table.rows] == [NOT_RUN] * count
+    table = tables.table2(SMOKE)
+    assert [row[-2:] for row in table.rows] == [[NOT_RUN] * 2] * 10 and table.divider == 9
+    assert [row[4] for row in tables.table3(SMOKE).rows] == [NOT_RUN] * 2
+    assert all(len(row) == len(made.columns) for made in (table, tables.table3(SMOKE)) for row in made.rows)
 
 
 def test_our_numbers_come_from_the_runs(book: Ledger) -> None:
@@ -137,7 +207,153 @@ def test_one_subject_gives_no_interval(book: Ledger) -> None:
 
 def test_seedless_experiments_have_one_run(book: Ledger, tmp_path: Path) -> None:
     add(book, "zero_shot", SMOKE)
-    assert tables.table1(SMOKE, (5, 6)).rows[10][4].startswith("50.00 [")
+    row = next(row for row in tables.table1(SMOKE, (5, 6)).rows if row[0] == "teacher, zero-shot")
+    assert row[4].startswith("50.00 [") and "seeds" not in row[4]
+
+
+def test_every_table_says_which_runs_it_needs() -> None:
+    needed = {*STREAMS, "froster", "ours", "vclip", "posec3d_joint", "posec3d_limb", "zero_shot", "linear_probe"}
+    assert needed <= set(tables.shown()) <= set(experiments.EXPERIMENTS)
+    assert len(tables.shown()) == len(set(tables.shown()))
+
+
+def test_the_printed_weights_are_put_on_our_streams(book: Ledger) -> None:
+    add_ours(book)
+    runs = {name: next(iter(book.find(name))) for name in STREAMS}
+    rows = tables.table2(SMOKE).rows
+    for row, (*weights, paper) in zip(rows, PAPER_TABLE2, strict=False):
+        assert [float(cell) for cell in row[1:4]] == weights and row[4] == f"{paper:.2f}"
+        for column, split in ((5, "val"), (6, "test")):
+            logits, labels, _ = by_clip(book, runs, split)
+            fused = sum(
+                w * np.exp(x) / np.exp(x).sum(1, keepdims=True) for w, x in zip(weights, logits.values(), strict=True)
+            )
+            expected = 100 * (np.asarray(fused).argmax(1) == labels).mean()
+            assert row[column].split(" [")[0] == f"{expected:.2f}"
+        assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d, \d+\.\d\]", row[6])
+    assert len({row[6] for row in rows}) > 4  # weights matter here, or nothing was tested
+    assert [row[0] for row in rows[:3]] == ["RGB alone", "joint alone", "limb alone"]
+    assert "best printed" in rows[6][0] and "1.4" in rows[8][0]
+
+
+def test_our_tables_are_tied_by_run(book: Ledger) -> None:
+    """As the paper's: Table 2's RGB is Table 3's second row, its best is Table 1's Ours, FROSTER is in 1 and 3."""
+    for seed in (0, 1):
+        add_ours(book, seed=seed)
+        add_stream(book, "froster", seed=seed, strength=1.5)
+    for seeds in ((0,), (0, 1, 2)):
+        one, two, three = (make(SMOKE, seeds) for make in (tables.table1, tables.table2, tables.table3))
+        by_name = {row[0]: row[4] for row in one.rows}
+        assert two.rows[0][6] == three.rows[1][4] != NOT_RUN
+        assert two.rows[-1][6] == by_name["Ours"] != NOT_RUN
+        assert three.rows[0][4] == by_name["Froster clip"] != NOT_RUN
+        assert len(two.rows) == 9 + (1 if len(seeds) == 1 else 3)
+        assert ("(2 of 3 seeds)" in two.rows[-1][6]) == (len(seeds) == 3)
+
+
+def test_the_optimum_stands_below_with_its_weights(book: Ledger) -> None:
+    run = add_ours(book, seed=1)
+    table = tables.table2(SMOKE, (1,))
+    label, *cells = table.rows[9]
+    assert label == "found on validation" and table.divider == 9
+    assert [float(cell) for cell in cells[:3]] == [run.extra["weights"][name] for name in STREAMS]
+    assert cells[3] == "" and cells[4] == f"{100 * run.extra['search']['score']:.2f}"
+    best = max(float(row[5]) for row in table.rows[:3])
+    assert float(cells[4]) >= best  # the grid's corners are the single streams
+    text = table.to_text()
+    assert run.key in text and "steps of 0.25 on the val clips" in text and "no clip there" in text
+    assert all(runs.key in text for runs in book.all())
+
+
+def test_table_2_waits_for_all_three_streams(book: Ledger) -> None:
+    add_stream(book, STREAMS[0])
+    add_stream(book, STREAMS[1])
+    add_stream(book, STREAMS[2], seed=3)
+    assert all(row[5:] == [NOT_RUN, NOT_RUN] for row in tables.table2(SMOKE).rows)
+    assert tables.table3(SMOKE).rows[1][4] != NOT_RUN
+
+
+def test_withheld_labels_are_said_so(book: Ledger) -> None:
+    for name in STREAMS:
+        run = add_stream(book, name)
+        run.metrics.pop("test")
+        arrays = {f"{s}.{k}": v for s in CLIPS for k, v in book.load_arrays(run, s).items()}
+        book.save(run, arrays | {"test.labels": np.full(80, -1)})
+    rows = tables.table2(SMOKE).rows
+    assert all(float(row[5]) > 0 and row[6] == WITHHELD for row in rows[:9])
+    with pytest.raises(DataError, match="no labelled clip of test in common"):
+        tables.same_clips({name: book.find(name)[0] for name in STREAMS}, "test")
+
+
+def test_recorded_runs_get_columns_of_their_own(book: Ledger) -> None:
+    add_ours(book)
+    alone = tables.table2(SMOKE), tables.table3(SMOKE)
+    assert not any("recorded" in head for table in alone for head in table.columns)
+    recorded = add_ours(book, WORKSTATION, seed=2)
+    two, three = tables.table2(SMOKE), tables.table3(SMOKE)
+    assert "recorded" in two.columns[7] and all(len(row) == 8 for row in two.rows)
+    assert [row[:7] for row in two.rows[:10]] == [row[:7] for row in alone[0].rows]
+    assert all("(1 of 3 seeds)" in row[7] for row in two.rows[:9]) and two.rows[9][7] == ""
+    assert two.rows[10][0] == "found on validation (workstation), seed 2" and two.rows[10][4:7] == ["", "", ""]
+    assert two.rows[10][7].startswith(f"{100 * recorded.metrics['test']['top1']:.2f}")
+    assert "recorded" in three.columns[5] and three.rows[1][5] != three.rows[1][4]
+
+
+def test_only_the_clips_that_all_streams_read(book: Ledger) -> None:
+    runs = {name: add_stream(book, name) for name in STREAMS[:2]}
+    short = runs[STREAMS[1]]
+    arrays = {f"{s}.{k}": v for s in CLIPS for k, v in book.load_arrays(short, s).items()}
+    arrays["test.logits"], arrays["test.labels"] = arrays["test.logits"][5:], arrays["test.labels"][5:]
+    short.clips["test"] = {k: v[5:] for k, v in short.clips["test"].items()}
+    runs[STREAMS[1]] = book.save(short, arrays)
+    clips = tables.same_clips(runs, "test")
+    logits, labels, ids = by_clip(book, {STREAMS[0]: runs[STREAMS[0]]}, "test")
+    kept = [i for i, clip in enumerate(ids) if clip in short.clips["test"]["ids"]]
+    assert len(kept) == 75
+    np.testing.assert_array_equal(clips.logits[STREAMS[0]], logits[STREAMS[0]][kept])
+    np.testing.assert_array_equal(clips.labels, labels[kept])
+    assert clips.subjects.tolist() == [f"P{int(ids[i].split('_')[1]) % 7}" for i in kept]
+
+
+def test_an_older_stream_marks_the_rows_it_is_in(book: Ledger) -> None:
+    for name in STREAMS:
+        add_stream(book, name, code="0" * 64 if name == STREAMS[2] else source_hash(modules_of(name)))
+    table = tables.table2(SMOKE)
+    assert table.rows[0][6].endswith("†") and "† recorded with an older version" in table.to_text()
+
+
+def modules_of(name: str) -> list[str]:
+    return list(experiments.EXPERIMENTS[name].modules)
+
+
+def test_table_3_names_the_model_of_every_measure() -> None:
+    table = tables.table3(SMOKE)
+    measured = table.columns[5:]
+    assert [head for head in measured if "ViT-B/16" in head] == measured[:4] and "miniature" in measured[4]
+    assert table.columns[4].endswith("Top-1, miniature")
+    assert [row[5:] for row in table.rows] == [
+        ["0.98", "0.73", "300", "197", "2.0"], ["0.49", "0.37", "200", "100", "1.0"],
+    ]  # fmt: skip
+    assert ["(calibrated)" in head for head in measured] == [True, False, False, False, True]
+    text = table.to_text()
+    assert "1.28/1.88 = 0.68" in text and "no evidence" in text and "0.50 (the same with fused attention" in text
+
+
+def test_a_trained_vit_is_measured_once() -> None:
+    config = preset("smoke", {"teacher.name": "ViT-B-16", "student.vclip.keep": ",".join(map(str, KEEP_VIT_B16))})
+    table = tables.table3(config)
+    assert table.columns[4].endswith("Top-1, ViT-B/16") and len(table.columns) == 9
+    assert "trained here" not in " ".join(table.columns)
+
+
+def test_the_decay_of_the_trained_model_gives_the_printed_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    def real(model: str, config: VCLIPConfig, attention: Literal["written", "fused"]) -> Cost:
+        known = model == "ViT-B-16"  # counted in the tests of the count itself
+        return counted(model, config, attention) if known else tower_cost(model, config, attention=attention)
+
+    monkeypatch.setattr(tables, "_cost", real)
+    *_, trained = tables.measures(SMOKE)
+    assert trained.calibrated and round(trained.ratio, 2) == round(1.28 / 1.88, 2) and 1 < trained.values[0] < 100
 
 
 class Cells(html.parser.HTMLParser):
