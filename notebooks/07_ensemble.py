@@ -383,7 +383,7 @@ beats = sum(
     for g, n in at.items()
 )
 leads = [
-    f"the {name} in {', '.join(groups) or 'no part'}"
+    f"the {name} in {', '.join(f'*{g}*' for g in groups) or 'no part'}"
     for name, groups in ahead.items()
 ]
 Markdown(

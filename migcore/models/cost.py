@@ -133,7 +133,7 @@ def calibrate(
 ) -> tuple[float, ...]:
     """The ``keep`` of a token decay, equal in every block, whose saved bytes are a given part of those without decay.
 
-    The last block's share is 1: cutting after it would change neither result nor cost.
+    The last block's share is 1: cutting after it would change no embedding, and save next to nothing.
 
     Args:
         target_ratio: saved bytes with decay by those without; Table 3's if not given.

@@ -225,8 +225,8 @@ class Student(nn.Module):
         """Unit embeddings [C, E] of the classes from all prompts; in evaluation mode computed once and kept."""
         if self.training:
             return self.class_embeddings(self.get_buffer("prompts"))
-        if self._classes is None:
-            with torch.no_grad():
+        if self._classes is None or self._classes.device != self.clip.logit_scale.device:
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may be used outside of inference mode
                 self._classes = self.class_embeddings(self.get_buffer("prompts"))
         return self._classes
 

@@ -18,6 +18,7 @@ Choices:
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
@@ -172,10 +173,12 @@ class TemporalAttention(nn.Module):
     @torch.no_grad()
     def _scores(self, q: Tensor, k: Tensor, score: Score) -> Tensor:
         """S(q_cls, K_c) for the patches, mean over heads: [B, T, N]."""
-        similarity = (q[..., :1, :].float() @ k.float().transpose(-2, -1)).squeeze(-2) * q.shape[-1] ** -0.5
-        if score == "softmax":
-            similarity = similarity.softmax(-1)
-        return similarity.mean(2)[..., 1:]
+        # In float32 even under autocast: rounded to half precision, patches tie, and ties fall to the top of the frame.
+        with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
+            similarity = (q[..., :1, :].float() @ k.float().transpose(-2, -1)).squeeze(-2) * q.shape[-1] ** -0.5
+            if score == "softmax":
+                similarity = similarity.softmax(-1)
+            return similarity.mean(2)[..., 1:]
 
 
 class TokenDecay(nn.Module):
@@ -227,9 +230,13 @@ class VideoTower(nn.Module):
 
     def __init__(self, visual: VisionTransformer, config: VCLIPConfig) -> None:
         super().__init__()
-        if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
-            raise ConfigError("a vision tower that does not read [cls]", hint="OpenAI's ViTs and the miniature do")
-        blocks = visual.transformer.resblocks
+        plain = getattr(visual, "attn_pool", self) is None and visual.pool_type == "tok"
+        blocks = visual.transformer.resblocks if plain and not visual.final_ln_after_pool else []
+        # Blocks of open_clip's plain kind, without layer scale; what other kinds add would silently be left out.
+        if not blocks or any(
+            type(b).__name__ != "ResidualAttentionBlock" or not isinstance(b.ls_1, nn.Identity) for b in blocks
+        ):
+            raise ConfigError("a vision tower of another kind", hint="OpenAI's ViTs and the miniature can be taken")
         if config.keep and len(config.keep) != len(blocks):
             raise ConfigError(
                 f"token decay for {len(config.keep)} blocks, in a tower of {len(blocks)}", hint="keep has one per block"

@@ -137,7 +137,7 @@ def _student(job: Job, config: FrosterConfig) -> Made:
     made.extra = {
         "parameters": sum(p.numel() for p in student.clip.parameters()),
         "train_seconds": done.seconds,
-        "logit_scale": float(student.clip.logit_scale),
+        "logit_scale": student.clip.logit_scale.item(),
     }
     return made
 

@@ -348,6 +348,16 @@ def test_half_precision_stays_near(boundary: Boundary, attention: Kernel) -> Non
     assert isinstance(cut, Encoded) and cut.frames_BTE.isfinite().all() and cut.survivors[-1].shape == (2, 4, 2)
 
 
+@pytest.mark.parametrize("score", ["softmax", "logits"])
+def test_scores_are_float32_under_autocast(score: Any) -> None:
+    """Else patches tie, and ties fall to the top of the frame."""
+    attention = TemporalAttention(96, 3)
+    x = torch.randn(1, 2, 197, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = attention(x, score)[1]
+    assert scores.dtype == torch.float32 and all(len(row.unique()) == 196 for row in scores[0])
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -368,8 +378,9 @@ def test_wrong_configs_are_named(wrong: dict[str, Any], message: str) -> None:
 def test_towers_that_do_not_fit_are_named() -> None:
     with pytest.raises(ConfigError, match="token decay for 2 blocks, in a tower of 3"):
         tower(keep=(0.5, 0.5))
-    with pytest.raises(ConfigError, match=r"does not read \[cls\]"):
-        VideoTower(plain(pool_type="avg"), VCLIPConfig())
+    for other in ({"pool_type": "avg"}, {"ls_init_value": 1.0}, {"qk_norm": True}):
+        with pytest.raises(ConfigError, match="a vision tower of another kind"):
+            VideoTower(plain(**other), VCLIPConfig())
     with pytest.raises(ConfigError, match="width 8 for 3 heads"):
         TemporalAttention(8, 3)
     with pytest.raises(ConfigError, match="without packed projection"):
