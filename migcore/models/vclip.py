@@ -76,10 +76,8 @@ class VCLIPConfig:
 class Encoded(NamedTuple):
     """What the tower makes of a video.
 
-    Attributes:
-        frames_BTE: embedding of each frame, before normalisation.
-        tokens_BTLD: tokens after the last block, before the last norm.
-        survivors: for each block, the patches that went on, [B, T, k] numbers 0..N-1 (row by row), ascending.
+    The embedding of each frame before normalisation, [B, T, E]; the tokens after the last block, before the last norm,
+    [B, T, L, D]; and for each block the patches that went on, [B, T, k] numbers 0..N-1 (row by row), ascending.
     """
 
     frames_BTE: Tensor

@@ -264,7 +264,8 @@ def _compared(
     state = words[0] if holds else words[1] if fails else UNDECIDED
     used = [runs[name][row.seed] for row in rows for name in (row.better, row.other)]
     evidence = [_closest(rows), not_run, _cautions(rows)]
-    return Verdict(claim, state, ". ".join(part for part in evidence if part) + ".", tuple(rows), tuple(used))
+    text = ". ".join(part[0].upper() + part[1:] for part in evidence if part)
+    return Verdict(claim, state, f"{text}.", tuple(rows), tuple(used))
 
 
 def _name(experiment: str) -> str:

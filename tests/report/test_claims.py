@@ -141,6 +141,14 @@ def test_clips_of_few_subjects_do_not_count_as_many(book: Ledger) -> None:
     assert found.rows[0].adjusted < LEVEL and found.rows[0].low <= 0 and found.state == UNDECIDED
 
 
+def test_few_clips_do_not_count_as_much_evidence(book: Ledger) -> None:
+    """Five subjects win one clip each: the interval is impressed, McNemar's test (2 / 2⁵) is not."""
+    add(book, "froster", 105)
+    add(book, "vclip", 100)
+    found = verdict("froster-plain")
+    assert found.rows[0].low > 0 and found.rows[0].adjusted == 0.0625 and found.state == UNDECIDED
+
+
 def test_one_subject_decides_nothing(book: Ledger) -> None:
     add(book, "froster", 190, subjects=1)
     add(book, "vclip", 20, subjects=1)
@@ -293,6 +301,9 @@ def test_an_order_that_every_draw_finds_holds(book: Ledger) -> None:
     add(book, "ours", 150, extra={"weights": weights, "search": SEARCH | {"step": 1 / 3}})
     found = verdict("weights")
     assert found.state == HOLDS and "0.667 / 0.333 / 0" in found.evidence and "100 % of 1000 draws" in found.evidence
+    even = dict.fromkeys(STREAMS, 1 / 3)
+    add(book, "ours", 150, extra={"weights": even, "search": SEARCH | {"step": 1 / 3}})
+    assert verdict("weights").state == UNDECIDED  # the draws agree, but the search itself found something else
 
 
 def test_another_order_does_not_hold(book: Ledger) -> None:
