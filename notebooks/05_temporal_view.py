@@ -480,7 +480,7 @@ ends.round(1) if len(ends) else Markdown(
 # ## Table 3
 
 # %% tags=["remove-input"]
-dataclasses.replace(tables.table3(config), name="tab-3-decay")
+dataclasses.replace(tables.table3(config), name="")
 
 # %% [markdown]
 # Mind the columns: accuracy is that of the student trained here, memory is counted on ViT-B/16 with the calibrated share.

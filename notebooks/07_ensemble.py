@@ -399,7 +399,7 @@ Markdown(
 
 # %% tags=["remove-input"]
 dataclasses.replace(
-    tables.table2(config, seeds=(seed,)), name="tab-2-ensemble"
+    tables.table2(config, seeds=(seed,)), name=""
 )  # the same table stands in chapter 8, under its own name
 
 # %% [markdown]

@@ -109,7 +109,7 @@ class Table:
     """A table that can show itself.
 
     Attributes:
-        name: to refer to it, such as "tab-1".
+        name: to refer to it, such as "tab-1"; "" for a table without a number, which the book shows elsewhere with one.
         caption: what it shows.
         columns: heads.
         rows: cells, as text.
@@ -151,6 +151,8 @@ class Table:
 
         rows = [line(self.columns), line(["---"] * len(self.columns)), *(line(row) for row in self.rows)]
         notes = "\n\n".join(f"<small>{note}</small>" for note in self.notes)
+        if not self.name:
+            return "\n".join([f"**{self.caption}**", "", *rows, "", notes, ""])
         return "\n".join([f":::{{table}} {self.caption}", f":name: {self.name}", "", *rows, ":::", "", notes, ""])
 
 

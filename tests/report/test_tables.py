@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import html.parser
 import re
@@ -380,6 +381,8 @@ def test_html_markdown_and_text_show_the_same_cells() -> None:
     assert page.text == ["What <it> shows", "a|b", "c", "1 & 2", "<3", "4", "A note."]
     lines = table._repr_markdown_().splitlines()
     assert lines[:2] == [":::{table} What <it> shows", ":name: tab-x"] and lines[3] == "| a\\|b | c |"
+    unnumbered = dataclasses.replace(table, name="")._repr_markdown_().splitlines()
+    assert unnumbered[0] == "**What <it> shows**" and unnumbered[2] == "| a\\|b | c |" and ":::" not in unnumbered
     assert lines[5:8] == ["| 1 & 2 | <3 |", "| 4 |  |", ":::"] and "A note." in lines[9]
     assert table.to_text().splitlines() == [
         "What <it> shows", "a|b    c", "---------", "1 & 2  <3", "---------", "4", "A note.",
