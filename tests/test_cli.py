@@ -152,7 +152,7 @@ def test_bench(run: Run) -> None:
     [
         (["train", "posec3d_join"], "no experiment is called 'posec3d_join'. Did you mean posec3d_joint"),
         (["train", "posec3d_joint", "--preset", "labtop"], "no preset is called 'labtop'. Did you mean laptop?"),
-        (["train", "posec3d_joint", "--set", "epochs=3"], "Did you mean train_posec3d.epochs?"),
+        (["train", "posec3d_joint", "--set", "epochs=3"], "Did you mean train_posec3d.epochs, train_student.epochs?"),
         (["train", "posec3d_joint", "--set", "epochs"], "--set takes FIELD=VALUE, not 'epochs'"),
         (["train", "posec3d_joint", "--set", "train_posec3d.lr=fast"], "train_posec3d.lr cannot be 'fast'"),
         (["train", "posec3d_joint", "--preset", "imigue"], "preset imigue needs a folder of clips"),
