@@ -54,7 +54,9 @@ def pages(book: Book) -> list[Path]:
 def test_build_says_nothing_is_wrong(book: Book) -> None:
     assert executed(book.outcome.text) == [path.stem for path in sorted((ROOT / "notebooks").glob("*.py"))]
     complaint = re.compile(r"WARNING|ERROR|(?<!AbsentClass)Warning:|Traceback")
-    assert [line for line in book.outcome.text.splitlines() if complaint.search(line)] == []
+    lines = book.outcome.text.splitlines()
+    found = [number for number, line in enumerate(lines) if complaint.search(line)]
+    assert not found, "\n".join(lines[max(0, found[0] - 5) : found[0] + 40])
 
 
 def test_every_page_of_the_contents_is_there(book: Book) -> None:
