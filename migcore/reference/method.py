@@ -1,7 +1,4 @@
-"""Naive versions of what migcore computes: loops, one thing at a time, slow and obviously right.
-
-Tests and ``migcore bench`` compare the fast versions with these. Nothing else uses them. They are written from the
-published definitions and share no code with what they check: networks are evaluated from a state dict, without modules.
+"""Naive versions of the method: heat-maps, PoseC3D, CLIP, the video student, fusion and metrics.
 
 Letters: B clips, M persons, T frames, V keypoints, E bones (or embedding, where said), L tokens, D width, C classes.
 """
