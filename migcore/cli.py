@@ -125,7 +125,8 @@ class Train:
 
     experiment: tyro.conf.Positional[str]
     """zero_shot, linear_probe, vclip, froster, froster_decay, posec3d_joint, posec3d_limb, posec3d_joint_text,
-    posec3d_limb_text, posec3d_fusion, ours, difficulty_skeleton or difficulty_film"""
+    posec3d_limb_text, posec3d_fusion, ours, stgcn, hyperformer, trn, evl, dscnet_dense, dscnet_sparse, dscnet,
+    difficulty_skeleton or difficulty_film"""
     preset: str = "laptop"
     """smoke, laptop, workstation or imigue"""
     seed: int = 0
@@ -134,6 +135,8 @@ class Train:
     """fields of the preset, such as train_posec3d.epochs=3"""
     data: Path | None = None
     """folder of clips in iMiGUE's layout; default the preset's studio"""
+    init: Path | None = None
+    """file of published weights that a video student starts from: FROSTER's, Open-VCLIP's or a CLIP's"""
     skip_bad: bool = False
     """leave damaged clips out and list them, instead of stopping"""
 
@@ -174,11 +177,48 @@ class Tables:
         if self.missing:
             for seed in seeds:
                 experiments.run_all(tables.shown(), config, seed)
-        for table in (tables.table1(config, seeds), tables.table2(config), tables.table3(config)):
+        found = tables.table1(config, seeds, costs=True), tables.table2(config, seeds), tables.table3(config, seeds)
+        for table in found:
             print(table.to_text())
 
 
-def _preset(command: Train | Tables):  # type: ignore[no-untyped-def]  # importing the type would import torch
+@dataclass(frozen=True)
+class Ablate:
+    """Print ablations: the method with one part of it changed; runs that are missing are made first."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """alpha, beta, distance, boundary, decay, average, gamma, head, alignment, fusion, reduction or budgets; default
+    all but the last"""
+    preset: str = "laptop"
+    """smoke, laptop, workstation or imigue"""
+    seeds: str = "0"
+    """over which our numbers are averaged, such as 0,1,2"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the preset"""
+    data: Path | None = None
+    """folder of clips in iMiGUE's layout; default the preset's studio"""
+    skip_bad: bool = False
+    """leave damaged clips out and list them, instead of stopping"""
+    missing: bool = True
+    """make the runs that are missing"""
+
+    def run(self) -> None:
+        from migcore import experiments
+        from migcore.report import ablations
+
+        config, seeds = _preset(self), _seeds(self.seeds)
+        wanted = ablations.variants(config, self.names)
+        if self.missing:
+            for seed in seeds:
+                experiments.run_many([(v.experiment, v.preset(config)) for v in wanted], seed)
+        for each in ablations.ABLATIONS:
+            if not self.names or each.name in self.names:
+                print(ablations.ablation_table(config, each, seeds).to_text())
+        if not self.names or {"reduction", "budgets"} & {*self.names}:
+            print(ablations.reduction_table(config, seeds).to_text())
+
+
+def _preset(command: Train | Tables | Ablate):  # type: ignore[no-untyped-def]  # importing the type would import torch
     from migcore.presets import preset
 
     values = _values(command.overrides)
@@ -186,6 +226,8 @@ def _preset(command: Train | Tables):  # type: ignore[no-untyped-def]  # importi
         values["data.root"] = str(command.data)
     if command.skip_bad:
         values["data.skip_bad"] = "true"
+    if isinstance(command, Train) and command.init is not None:
+        values["init"] = str(command.init)
     return preset(command.preset, values)
 
 
@@ -249,6 +291,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "teacher": Teacher,
     "train": Train,
     "tables": Tables,
+    "ablate": Ablate,
     "runs": Runs,
     "bench": Bench,
 }

@@ -34,7 +34,7 @@ from migcore.ledger import Ledger, Run, canonical, now, run_key, source_commit, 
 from migcore.presets import Preset
 from migcore.recipes import Job, Made, SplitOutputs, measure
 from migcore.recipes.skeleton import TEXTS_FROM
-from migcore.recipes.student import without_decay
+from migcore.recipes.student import init_identity, without_decay
 from migcore.studio.dataset import STUDIO_VERSION, write_studio
 from migcore.training import make_accelerator
 
@@ -140,7 +140,8 @@ def _teacher_config(preset: Preset) -> dict[str, Any]:
 
 
 def _student_config(preset: Preset) -> dict[str, Any]:
-    return {**_teacher_config(preset), "student": preset.student, "train": preset.train_student}
+    start = {"init": init_identity(preset.init)} if preset.init else {}
+    return {**_teacher_config(preset), "student": preset.student, "train": preset.train_student, **start}
 
 
 def _whole_student_config(preset: Preset) -> dict[str, Any]:
@@ -159,6 +160,31 @@ def _aligned_config(preset: Preset) -> dict[str, Any]:
 
 def _probe_config(preset: Preset) -> dict[str, Any]:
     return {**_teacher_config(preset), "probe": preset.probe}
+
+
+def _baseline_config(name: str) -> Callable[[Preset], dict[str, Any]]:
+    """Column map, clips, model and recipe of one of Table 1's other systems."""
+
+    def config(preset: Preset) -> dict[str, Any]:
+        found = preset.baselines
+        return {
+            "column_map": preset.data.column_map,
+            "clips": getattr(found, f"{name}_clips"),
+            "model": getattr(found, name),
+            "train": getattr(found, f"train_{name}"),
+        }
+
+    return config
+
+
+def _film_config(name: str) -> Callable[[Preset], dict[str, Any]]:
+    """The same of a system that reads the clips of the preset's ``video``."""
+
+    def config(preset: Preset) -> dict[str, Any]:
+        found = preset.baselines
+        return {"video": preset.video, "model": getattr(found, name), "train": getattr(found, f"train_{name}")}
+
+    return config
 
 
 def _difficulty_config(preset: Preset) -> dict[str, Any]:
@@ -200,6 +226,30 @@ _STUDENT = (
     "migcore.recipes.student",
 )
 
+_EVEN_FUSION = (
+    "migcore.ensemble:fuse,_checked,_softmax",
+    _METRICS,
+    "migcore.recipes.fusion:same_clips,_fused,even_fusion",
+)
+_KEYPOINTS = (
+    "migcore.data.files:read_skeleton_csv",
+    "migcore.data.imigue:read_clip_skeleton,_skeleton_of_film",
+    "migcore.data.layouts",
+)
+_TRAINING = ("migcore.training", "migcore.recipes.job:summary,measure")
+_FILM = (*_CLIPS, "migcore.data.video", *_TRAINING)
+
+
+def _baseline_modules(name: str, *helpers: str) -> tuple[str, ...]:
+    names = ",".join(["_train", "_films", *helpers, f"make_{name}", name])
+    return f"migcore.models.{name}", f"migcore.recipes.baselines:{names}"
+
+
+def _sequence_modules(name: str) -> tuple[str, ...]:
+    own = f"migcore.recipes.baselines:_train,_sequences,_as_it_is,make_{name},{name}"
+    return (*_CLIPS, *_KEYPOINTS, *_TRAINING, "migcore.data.sequences", f"migcore.models.{name}", own)
+
+
 _DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.recipes.difficulty")
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -212,14 +262,44 @@ EXPERIMENTS: dict[str, Experiment] = {
     "posec3d_joint": Experiment(recipes.posec3d_joint, _skeleton_config, _SKELETON),
     "posec3d_limb": Experiment(recipes.posec3d_limb, _skeleton_config, _SKELETON),
     "posec3d_fusion": Experiment(
-        recipes.posec3d_fusion,
-        lambda preset: {},
+        recipes.even_fusion, lambda preset: {}, _EVEN_FUSION, depends=("posec3d_joint", "posec3d_limb")
+    ),
+    "stgcn": Experiment(recipes.stgcn, _baseline_config("stgcn"), _sequence_modules("stgcn")),
+    "hyperformer": Experiment(recipes.hyperformer, _baseline_config("hyperformer"), _sequence_modules("hyperformer")),
+    "trn": Experiment(
+        recipes.trn, _film_config("trn"), (*_FILM, "migcore.models.backbone", *_baseline_modules("trn", "_pixels"))
+    ),
+    "evl": Experiment(
+        recipes.evl,
+        lambda preset: {**_teacher_config(preset), **_film_config("evl")(preset)},
+        (*_FILM, "migcore.models.clip", *_baseline_modules("evl")),
+    ),
+    "dscnet_dense": Experiment(
+        recipes.dscnet_dense,
+        _baseline_config("dense"),
         (
-            "migcore.ensemble:fuse,_checked,_softmax",
-            _METRICS,
-            "migcore.recipes.fusion:same_clips,_fused,posec3d_fusion",
+            *_FILM,
+            *_KEYPOINTS,
+            "migcore.data.dense",
+            "migcore.models.backbone",
+            "migcore.models.dscnet",
+            "migcore.recipes.baselines:_train,_pixels,make_dense,dscnet_dense",
         ),
-        depends=("posec3d_joint", "posec3d_limb"),
+    ),
+    "dscnet_sparse": Experiment(
+        recipes.dscnet_sparse,
+        _baseline_config("sparse"),
+        (
+            *_CLIPS,
+            *_KEYPOINTS,
+            *_TRAINING,
+            "migcore.data.sequences",
+            "migcore.models.dscnet",
+            "migcore.recipes.baselines:_train,_sequences,make_sparse,dscnet_sparse",
+        ),
+    ),
+    "dscnet": Experiment(
+        recipes.even_fusion, lambda preset: {}, _EVEN_FUSION, depends=("dscnet_dense", "dscnet_sparse")
     ),
     "vclip": Experiment(recipes.vclip, _plain_student_config, _STUDENT, texts=True),
     "froster": Experiment(recipes.froster, _whole_student_config, _STUDENT, texts=True),
@@ -322,33 +402,51 @@ def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True, weights:
     return _run(name, preset, seed, dataset(preset), wait, weights)
 
 
-def run_all(names: Sequence[str], preset: Preset, seed: int = 0, *, processes: int = 2) -> dict[str, Run]:
+def run_all(
+    names: Sequence[str], preset: Preset, seed: int = 0, *, processes: int = 2, weights: bool = False
+) -> dict[str, Run]:
+    """Run several experiments of a preset side by side (:func:`run_many`).
+
+    Returns:
+        the runs by name.
+    """
+    names = list(dict.fromkeys(names))
+    made = run_many([(name, preset) for name in names], seed, processes=processes, weights=weights)
+    return dict(zip(names, made, strict=True))
+
+
+def run_many(
+    jobs: Sequence[tuple[str, Preset]], seed: int = 0, *, processes: int = 2, weights: bool = False
+) -> list[Run]:
     """Run several experiments, those that can be side by side in processes of their own.
 
     Two processes of one thread each train small networks faster than one of two threads. With an accelerator, or one
     core, the experiments follow one another in this process.
 
     Args:
-        names: experiments; what they depend on and is not in the ledger is made first.
-        preset, seed: of all of them.
+        jobs: experiments, each with its preset; what they depend on and is not in the ledger is made first.
+        seed: of all of them.
         processes: at most.
+        weights: as for :func:`run`, of the named ones.
 
     Returns:
-        the runs by name.
+        the runs, in the order of the jobs.
 
     Raises:
         as :func:`run`.
     """
-    index = dataset(preset)
-    data = identity(index)
-
-    def missing(name: str) -> bool:
-        return ledger().get(key(name, preset, seed, data)) is None
-
-    first = [other for name in names if missing(name) for other in experiment(name).depends]
-    if first:
-        run_all(list(dict.fromkeys(first)), preset, seed, processes=processes)
-    todo = [name for name in dict.fromkeys(names) if missing(name)]
+    todo: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
+    first: dict[str, tuple[str, Preset]] = {}
+    for name, preset in jobs:
+        data = identity(dataset(preset))
+        this = key(name, preset, seed, data)
+        found = ledger().get(this)
+        if found is None or (weights and not has_weights(found)):
+            todo[this] = name, preset
+            first |= {key(other, preset, seed, data): (other, preset) for other in experiment(name).depends}
+    if missing := [job for this, job in first.items() if ledger().get(this) is None]:
+        run_many(missing, seed, processes=processes)
+        todo = {this: job for this, job in todo.items() if this not in first or weights}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if min(len(todo), processes, cores) > 1 and not torch.cuda.is_available():
         threads = max(1, cores // min(len(todo), processes))
@@ -356,9 +454,9 @@ def run_all(names: Sequence[str], preset: Preset, seed: int = 0, *, processes: i
         with ProcessPoolExecutor(
             min(len(todo), processes), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
         ) as pool:
-            for done in [pool.submit(run, name, preset, seed) for name in todo]:
+            for done in [pool.submit(run, name, preset, seed, weights=weights) for name, preset in todo.values()]:
                 done.result()
-    return {name: run(name, preset, seed) for name in names}
+    return [run(name, preset, seed, weights=weights) for name, preset in jobs]
 
 
 def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, weights: bool = False) -> Run:

@@ -203,7 +203,8 @@ class Run:
         return f"{self.experiment}-seed{self.seed}-{self.key}"
 
 
-_UNSTORED = ("stale", "folder")
+UNSTORED = ("stale", "folder")
+"""Fields of a run that are worked out on reading."""
 
 
 def now() -> str:
@@ -240,6 +241,28 @@ def source_commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
+def read_run(path: Path) -> Run:
+    """The run of a record, with ``stale`` and ``folder`` set.
+
+    Args:
+        path: a ``run.json``.
+
+    Raises:
+        LedgerError: it is not a run record.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        run = Run(**values, folder=path.parent)
+    except (OSError, ValueError, TypeError) as error:
+        hint = "Delete its folder; the run will be made again"
+        raise LedgerError(f"is not a run record ({error})", where=path, hint=hint) from error
+    try:
+        run.stale = source_hash(run.modules) != run.code
+    except ConfigError:  # a module it was made with is gone
+        run.stale = True
+    return run
+
+
 # -------------------------------------------------------------------------------------------------------------- ledger
 
 
@@ -254,19 +277,6 @@ class Ledger:
     def __init__(self, runs: Path, recorded: Path | None = None) -> None:
         self.runs, self.recorded = Path(runs), None if recorded is None else Path(recorded)
 
-    def _read(self, path: Path) -> Run:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            run = Run(**values, folder=path.parent)
-        except (OSError, ValueError, TypeError) as error:
-            hint = "Delete its folder; the run will be made again"
-            raise LedgerError(f"is not a run record ({error})", where=path, hint=hint) from error
-        try:
-            run.stale = source_hash(run.modules) != run.code
-        except ConfigError:  # a module it was made with is gone
-            run.stale = True
-        return run
-
     def _folders(self) -> list[Path]:
         return [self.runs] if self.recorded is None else [self.runs, self.recorded]
 
@@ -277,14 +287,14 @@ class Ledger:
             LedgerError: its record is damaged.
         """
         paths = [path for folder in self._folders() for path in sorted(folder.glob(f"*-{key}/run.json"))]
-        return self._read(paths[0]) if paths else None
+        return read_run(paths[0]) if paths else None
 
     def all(self) -> list[Run]:
         """All runs, newest first; of a run that is both fresh and recorded, the fresh one."""
         runs: dict[str, Run] = {}
         for folder in self._folders():
             for path in sorted(folder.glob("*-seed*-*/run.json")):
-                run = self._read(path)
+                run = read_run(path)
                 runs.setdefault(run.key, run)
         return sorted(runs.values(), key=lambda run: (run.created, run.key), reverse=True)
 
@@ -340,9 +350,9 @@ class Ledger:
         folder = root / run.name
         tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         write_whole(folder / "arrays.safetensors", lambda temporary: save_file(tensors, temporary))
-        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in _UNSTORED}
+        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in UNSTORED}
         write_json(folder / "run.json", values)
-        return self._read(folder / "run.json")
+        return read_run(folder / "run.json")
 
     def load_arrays(self, run: Run, group: str) -> dict[str, np.ndarray]:
         """Arrays of one group of a run: ``load_arrays(run, "test")`` → ``{"logits": …, "labels": …}``.
@@ -386,7 +396,7 @@ class Ledger:
             raise LedgerError(
                 f"{len(found)} fresh runs have a key that begins with {key!r}", where=self.runs, hint=hint
             )
-        run = self._read(found[0])
+        run = read_run(found[0])
         if run.stale:
             hint = "Run the experiment again, then record it"
             raise LedgerError("was made by code that has changed since", where=found[0], hint=hint)

@@ -40,9 +40,11 @@ from migcore.report import plots
 
 config = presets.preset(preset, overrides)
 index = experiments.dataset(config)
-experiments.run_all(["froster", "froster_decay"], config, seed)  # side by side
+students = experiments.run_all(
+    ["froster", "froster_decay"], config, seed, weights=True
+)  # side by side; the second is the next chapter's
 runs = {
-    "froster": experiments.run("froster", config, seed, weights=True),
+    "froster": students["froster"],
     **{
         name: experiments.run(name, config, seed)
         for name in ("vclip", "zero_shot", "linear_probe")

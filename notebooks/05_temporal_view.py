@@ -46,9 +46,8 @@ from migcore.report import pictures, plots, tables
 
 config = presets.preset(preset, overrides)
 index = experiments.dataset(config)
-runs = experiments.run_all(["froster", "froster_decay"], config, seed)
-runs["froster_decay"] = experiments.run(
-    "froster_decay", config, seed, weights=True
+runs = experiments.run_all(
+    ["froster", "froster_decay"], config, seed, weights=True
 )
 # the challenge keeps its test labels to itself
 split = "test" if (index.labels("test") >= 0).any() else "val"

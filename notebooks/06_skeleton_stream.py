@@ -98,8 +98,10 @@ torch.nn.functional.cross_entropy(
 # this configuration, these data and this code is in the ledger, fresh or recorded, it is loaded instead.
 
 # %%
-joint = experiments.run("posec3d_joint", config, seed=seed)
-limb = experiments.run("posec3d_limb", config, seed=seed)
+alone = experiments.run_all(
+    ["posec3d_joint", "posec3d_limb"], config, seed=seed
+)
+joint, limb = alone["posec3d_joint"], alone["posec3d_limb"]
 fusion = experiments.run("posec3d_fusion", config, seed=seed)
 
 ledger = experiments.ledger()

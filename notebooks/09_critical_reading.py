@@ -586,7 +586,7 @@ print(f"{len(rounded | cut) / 10001:.0%} if they may be cut off too")
 #   head on frozen features, and no text.
 # * **DSCNet** {cite}`cheng2024dscnet` is also spelt DCSNet.
 #
-# Our rows for these systems come with a later chapter; Table 1 says "not run yet" where they belong.
+# What these systems are, and their rows beside ours, stands in chapter 10.
 #
 # ## The claims, held against runs
 #

@@ -51,7 +51,7 @@ LABELS = (0, 3, 3, 7)
 FRAMES = 8  # of a clip
 
 
-def write_folder(root: Path, *, films: bool = False) -> Path:
+def write_folder(root: Path, *, films: bool = False, size: int = 16) -> Path:
     """Two subjects a split, a film each of four clips: a small folder in iMiGUE's layout."""
     rng = np.random.default_rng(0)
     lines = ["video,split,subject"]
@@ -63,9 +63,9 @@ def write_folder(root: Path, *, films: bool = False) -> Path:
         rows = [(label, FRAMES * k + 1, FRAMES * (k + 1)) for k, label in enumerate(LABELS)]
         write_labels_csv(root / video / f"{video}_label.csv", rows)
         if films:
-            with FilmWriter(root / video / f"{video}.mp4", (16, 16), 25) as film:
+            with FilmWriter(root / video / f"{video}.mp4", (size, size), 25) as film:
                 shade = np.repeat(np.asarray(LABELS), FRAMES) * 30
-                film.write(np.broadcast_to(shade[:, None, None, None], (frames, 16, 16, 3)).astype(np.uint8))
+                film.write(np.broadcast_to(shade[:, None, None, None], (frames, size, size, 3)).astype(np.uint8))
         lines.append(f"{video},{split},P{number}")
     (root / "splits.csv").write_text("\n".join(lines) + "\n")
     return root

@@ -77,41 +77,83 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_foreign(path: Path) -> dict[str, Tensor]:
     """State dict of another project's ``.pt``, ``.pth`` or ``.safetensors`` file, opened without running code of it.
 
-    A dict under ``model_state``, ``state_dict`` or ``model`` is unwrapped and a leading ``module.`` stripped from all
-    keys; what is not a tensor is left out.
+    What it holds is taken as :func:`unwrapped` says.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds more than tensors and plain containers, or holds no tensor.
     """
     path = Path(path)
+    return unwrapped(open_foreign(path), path)[0]
+
+
+def open_foreign(path: Path) -> object:
+    """What another project's file holds, as it is; arguments and errors as :func:`load_foreign`."""
+    path = Path(path)
     if path.suffix == ".safetensors":
-        return _stripped(load_weights(path)[0])
+        return load_weights(path)[0]
     if not path.is_file():
         raise CheckpointError("there is no such weight file", where=path, hint="check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"the file is damaged or holds code or objects, not just tensors ({str(error).splitlines()[0]})",
+            f"the file is damaged or holds code or objects, not just tensors ({_sentence(error)})",
             where=path,
             hint="fetch it again, or have its publisher save the bare state dict; migcore never runs code of a file",
         ) from error
     except (RuntimeError, ValueError, EOFError, KeyError, OSError, BadZipFile) as error:
+        if "TorchScript" in str(error):  # as OpenAI's own files are
+            raise CheckpointError(
+                "the file is a TorchScript program, not a state dict",
+                where=path,
+                hint="save the state_dict() of open_clip's copy of the model; migcore never runs code of a file",
+            ) from error
         raise CheckpointError(
-            f"the file is damaged or no torch file ({str(error).splitlines()[0] if str(error) else 'end of file'})",
+            f"the file is damaged or no torch file ({_sentence(error) or 'end of file'})",
             where=path,
             hint="fetch it again",
         ) from error
-    while isinstance(content, dict):
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    state = content if isinstance(content, dict) else {}
-    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def unwrapped(content: object, where: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint by name, and the names of what else stands among them.
+
+    A state dict under ``model_state``, ``state_dict`` or ``model`` is taken out, and a leading ``module.`` stripped
+    from all names.
+
+    Args:
+        content: a state dict, wrapped or bare.
+        where: it comes from, for messages.
+
+    Raises:
+        CheckpointError: there is no tensor in it, or one that is not real numbers in full.
+    """
+    for _ in _WRAPPERS:  # not for ever: a file may hold itself
+        if isinstance(content, Mapping):
+            inside = (content.get(name) for name in _WRAPPERS)
+            content = next((inner for inner in inside if isinstance(inner, Mapping)), content)
+    entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
+    state = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not state:
-        raise CheckpointError("the file holds no state dict", where=path, hint="give a file with a model's weights")
-    return _stripped(state)
+        raise CheckpointError("there is no state dict", where=where, hint="give a model's weights: tensors by name")
+    for name, value in state.items():
+        if (
+            value.is_meta
+            or not value.numel()
+            or value.layout != torch.strided
+            or value.is_quantized
+            or value.is_complex()
+        ):
+            raise CheckpointError(
+                f"{name} is a tensor without values, sparse, quantised or complex",
+                where=where,
+                hint="weights are real numbers, all of them written out",
+            )
+    others = [name for name in entries if name not in state]
+    prefix = "module."  # of a wrapper for several processes
+    if all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state, others
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
@@ -150,7 +192,6 @@ def tensor_hash(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same without the prefix that a wrapper for several processes leaves on every key."""
-    prefix = "module."
-    return {k.removeprefix(prefix): v for k, v in state.items()} if all(k.startswith(prefix) for k in state) else state
+def _sentence(error: Exception) -> str:
+    """The first sentence of a message: torch's go on with advice that does not hold here."""
+    return str(error).partition("\n")[0].partition(". ")[0]

@@ -1,4 +1,4 @@
-"""Fusion of streams (Eq. 7): of the two plain skeleton networks, and the whole method's."""
+"""Fusion of streams (Eq. 7): of two networks alike, and the whole method's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _fused(streams: dict[str, SplitOutputs], weights: dict[str, float], kind: Ki
     return dataclasses.replace(next(iter(streams.values())), logits=fused_NC.astype(np.float32))
 
 
-def posec3d_fusion(job: Job) -> Made:
-    """Eq. 7 with equal weights on the probabilities of the two streams."""
+def even_fusion(job: Job) -> Made:
+    """Eq. 7 with equal weights on the probabilities of all inputs: PoseC3D's joints and limbs, DSCNet's two streams."""
     outputs = {}
     for split in job.splits:
         streams = same_clips(job, split)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from migcore import metrics
 from migcore.data.datasets import SkeletonClips, VideoClips
+from migcore.data.dense import DenseClips
 from migcore.data.imigue import ClipIndex
+from migcore.data.sequences import SequenceClips
 from migcore.presets import Preset
 
 SPLITS = ("val", "test")
@@ -41,7 +43,7 @@ class SplitOutputs:
     skipped: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
-    def of(values: Tensor, data: SkeletonClips | VideoClips) -> SplitOutputs:
+    def of(values: Tensor, data: SkeletonClips | VideoClips | SequenceClips | DenseClips) -> SplitOutputs:
         """Logits with the clips they belong to."""
         ids, subjects = [r.id for r in data.records], [r.subject or r.video for r in data.records]
         return SplitOutputs(values.float().numpy(), data.labels, ids, subjects, data.skipped)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from migcore.checkpoints import save_weights
+from migcore.checkpoints import load_foreign, save_weights
 from migcore.data.datasets import VideoClips, collate
 from migcore.errors import CheckpointError
 from migcore.labels import class_prompts
@@ -26,16 +26,48 @@ from migcore.ledger import canonical
 from migcore.models.clip import Teacher, TeacherConfig, load_teacher
 from migcore.models.froster import FrosterConfig, Student, class_mean, froster_loss, sample_prompts
 from migcore.models.vclip import VCLIPConfig
-from migcore.models.weights import load_into, load_weights
+from migcore.models.weights import load_into, load_weights, tensor_hash
 from migcore.recipes.job import Job, Made, SplitOutputs, summary
 from migcore.training import Batch, extract, fit, generator, make_accelerator
 
+_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # numbers beside OpenAI's weights
 
-def make_student(teacher: Teacher, config: FrosterConfig, seed: int) -> Student:
-    """A student with the teacher's weights; the seed draws those of its projectors."""
+
+def make_student(teacher: Teacher, config: FrosterConfig, seed: int, init: str = "") -> Student:
+    """A student with the teacher's weights; the seed draws those of its projectors.
+
+    Args:
+        teacher: a CLIP.
+        config: the student.
+        seed: of the projectors.
+        init: file of published weights to start from instead (of a student, or of a CLIP: then the projectors stay).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a model of other sizes than the teacher's.
+    """
     prompts_PCL = torch.stack([teacher.tokenizer(row) for row in class_prompts()])
     clip = copy.deepcopy(teacher.clip).float()
-    return Student(clip, prompts_PCL, config, generator=generator(seed))
+    student = Student(clip, prompts_PCL, config, generator=generator(seed))
+    if init:
+        file = Path(init).expanduser()
+        load_into(student, {**student.state_dict(), **_published(load_foreign(file))}, file)
+    return student
+
+
+def _published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published state dict under our names: FROSTER's and Open-VCLIP's have ``model.`` before CLIP's, OpenAI none."""
+    before = next((p for p in ("clip.", "model.") if any(name.startswith(p) for name in state)), "")
+    kept = {n: t for n, t in state.items() if not n.startswith("raw_model.") and n not in _OPENAI_EXTRAS}
+    return {n if n.startswith("projector_") else f"clip.{n.removeprefix(before)}": t for n, t in kept.items()}
+
+
+def init_identity(init: str) -> str:
+    """What identifies the weights a student starts from, for run keys: "" for the teacher's.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return tensor_hash(load_foreign(Path(init).expanduser()))[:16] if init else ""
 
 
 def load_student(file: Path) -> Student:
@@ -94,7 +126,7 @@ class _Losses:
 def _student(job: Job, config: FrosterConfig) -> Made:
     preset, recipe = job.preset, job.preset.train_student
     teacher = load_teacher(preset.teacher, make_accelerator(recipe).device)
-    student = make_student(teacher, config, job.seed)
+    student = make_student(teacher, config, job.seed, preset.init)
     losses = _Losses(teacher, student)
 
     def clips(split: str, train: bool = False, views: int = 1) -> VideoClips:

@@ -358,6 +358,28 @@ def forest(rows: Sequence[tuple[str, float, float, float]], xlabel: str, *, refe
         return finish(figure)
 
 
+def trade_off(
+    lines: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, ylabel: str, *, reference: tuple[float, float]
+) -> Figure:
+    """Gain against cost: one line per method, a marker for each of its budgets.
+
+    Args:
+        lines: method → (cost, score) of each budget, in any order; a method without any is left out.
+        xlabel, ylabel: of the axes.
+        reference: (cost, score) of what all methods start from.
+    """
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        axes.axhline(reference[1], color=GREY, linestyle="--", linewidth=1)
+        axes.plot(*reference, "*", color=GREY, markersize=11, label="all tokens")
+        for i, (name, points) in enumerate((n, p) for n, p in lines.items() if p):
+            axes.plot(*zip(*sorted(points), strict=True), marker=MARKERS[i], color=PALETTE[i], label=name)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return finish(figure)
+
+
 def agreement(right: Mapping[str, np.ndarray]) -> Figure:
     """Which streams are right together: one bar for every combination, the most frequent first.
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from migcore import ensemble, experiments, metrics
 from migcore.data.imigue import ClipIndex
-from migcore.errors import DataError
+from migcore.errors import CheckpointError, DataError
 from migcore.ledger import Run
 from migcore.models.cost import PRINTED_RATIO, Cost, Form, tower_cost
 from migcore.models.vclip import VCLIPConfig
@@ -101,7 +101,7 @@ PAPER_TABLE3: tuple[tuple[str, str, float, float], ...] = (
 def shown() -> list[str]:
     """The experiments whose runs the tables show, as far as they exist."""
     names = [*(m.experiment for m in (*PAPER_TABLE1, *BESIDE_TABLE1)), *STREAMS]
-    return [name for name in dict.fromkeys(names) if name in experiments.EXPERIMENTS]
+    return list(dict.fromkeys(names))
 
 
 @dataclass
@@ -345,16 +345,18 @@ def provenance(runs: Sequence[Run]) -> str:
     return f"Runs: {', '.join(sorted({run.key for run in runs}))} ({'; '.join(made)})."
 
 
-def table1(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
+def table1(config: Preset, seeds: Sequence[int] = (0,), *, costs: bool = False) -> Table:
     """Table 1: every method, the paper's numbers beside ours.
 
     Args:
         config: preset of this build.
         seeds: over which ours are averaged.
+        costs: also what each of this build's systems takes for one clip; its milliseconds are measured now (seconds).
     """
     sources = _sources(config, seeds)
     columns = ["Methods", "Modality", "paper Top-1", "paper Top-5"]
     columns += [head for source in sources for head in (f"{source.head} Top-1", "Top-5")]
+    columns += ["parameters (M)", "GMACs per clip", "ms per clip"] if costs else []
     rows: list[list[str]] = []
     used: list[Run] = []
     for method in (*PAPER_TABLE1, *BESIDE_TABLE1):
@@ -363,11 +365,28 @@ def table1(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
             found = source.score(method.experiment)
             cells += found.cells() if found else [NOT_RUN, ""]
             used += found.runs if found else []
-        rows.append(cells)
+        rows.append(cells + (_cost_cells(method.experiment, config) if costs else []))
     return Table(
         "tab-1", "Comparison with other methods", columns, rows,
-        notes=[*_legend(config, used), provenance(used)], divider=len(PAPER_TABLE1),
+        notes=[*_legend(config, used), *([_COSTS] if costs else []), provenance(used)], divider=len(PAPER_TABLE1),
     )  # fmt: skip
+
+
+_COSTS = (
+    "Parameters, multiplications and milliseconds are those of this build's networks for one clip in test, with all its"
+    " views; milliseconds were measured as this page was made, one clip at a time on the CPU. A CLIP's text tower is"
+    " not in them: its class embeddings are computed once."
+)
+
+
+def _cost_cells(experiment: str, config: Preset) -> list[str]:
+    from migcore.report.costs import system_cost  # builds every network: seconds that most callers need not spend
+
+    try:
+        cost = system_cost(experiment, config)
+    except CheckpointError:  # OpenAI's weights are not on this machine
+        return ["", "", ""]
+    return [f"{cost.parameters / 1e6:.3g}", f"{cost.macs / 1e9:.3g}", f"{cost.milliseconds:.3g}"]
 
 
 def _legend(config: Preset, runs: Sequence[Run]) -> list[str]:
@@ -550,7 +569,7 @@ def measures(config: Preset) -> list[Measure]:
     trained, vclip = config.teacher.name, config.student.vclip
     vit = vclip if trained == VIT else replace(vclip, keep=KEEP_VIT_B16)
     plain, fused = _both(VIT, vit, "written"), _both(VIT, vit, "fused")
-    name = _model(VIT)
+    name = model_name(VIT)
     found = [
         Measure(
             f"saved for backward, {name}, 8 frames, batch 1, float32, attention written out, GiB (calibrated)",
@@ -562,7 +581,7 @@ def measures(config: Preset) -> list[Measure]:
         Measure(f"tokens of a frame into the last block, {name}", _pair(c.tokens[-1] for c in plain), digits=0),
     ]
     if trained != VIT:
-        head = f"saved for backward, {_model(trained)} (trained here), attention written out, MiB (calibrated)"
+        head = f"saved for backward, {model_name(trained)} (trained here), attention written out, MiB (calibrated)"
         saved = _pair(cost.saved_bytes / 2**20 for cost in _both(trained, vclip, "written"))
         found.append(Measure(head, saved, digits=1, calibrated=True))
     return found
@@ -577,7 +596,7 @@ def _both(model: str, config: VCLIPConfig, attention: Form) -> tuple[Cost, Cost]
     return _cost(model, replace(config, keep=()), attention), _cost(model, config, attention)
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     """A model's name as papers write it: ViT-B/16."""
     head, _, patch = name.rpartition("-")
     return f"{head}/{patch}" if patch.isdecimal() else name
@@ -595,7 +614,7 @@ def table3(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     sources = [here, *(source for source in others if any(source.find(name) for name in experiments_of_rows))]
     taken = measures(config)
     columns = ["Model", "token decay", "paper Top-1", "paper Mem (G)"]
-    columns += [f"{source.head} Top-1, {_model(source.config.teacher.name)}" for source in sources]
+    columns += [f"{source.head} Top-1, {model_name(source.config.teacher.name)}" for source in sources]
     columns += [measure.head for measure in taken]
     rows: list[list[str]] = []
     used: list[Run] = []

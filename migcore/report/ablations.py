@@ -1,0 +1,294 @@
+"""Ablations that the paper does not show: one part of the method changed at a time, each variant an ordinary run.
+
+A variant is an experiment with some fields of its preset overridden; it is filed, keyed and loaded like any other run.
+The first row of an ablation is what the preset does. Nothing here trains: :func:`runs_of` names what is to be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from migcore import metrics
+from migcore.errors import ConfigError
+from migcore.ledger import Run
+from migcore.models.cost import tower_cost
+from migcore.models.vclip import VCLIPConfig
+from migcore.presets import KEEP_VIT_B16, Preset
+from migcore.presets import preset as find_preset
+from migcore.report import tables
+from migcore.report.tables import NOT_RUN, Table
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: an experiment under some overrides.
+
+    Attributes:
+        label: what differs.
+        experiment: its name.
+        overrides: dotted field → value as text.
+    """
+
+    label: str
+    experiment: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+    def preset(self, config: Preset) -> Preset:
+        """The preset of its run, from that of the method's runs."""
+        values = {**dict(config.overrides), "data.root": config.data.root, **self.overrides}
+        return find_preset(config.name, {name: value for name, value in values.items() if value != ""})
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is varied.
+
+    Attributes:
+        name: short, without spaces.
+        question: that it answers.
+        where: in the paper.
+        variants: what is compared.
+    """
+
+    name: str
+    question: str
+    where: str
+    variants: tuple[Variant, ...]
+
+    def rows(self, config: Preset) -> list[Variant]:
+        """The variants, that which the preset has before the others."""
+        same = [v for v in self.variants if v.overrides and v.preset(config) == config]
+        first = [replace(v, label=f"{v.label} (preset)") for v in same]
+        return [*first, *(v for v in self.variants if v not in same)]
+
+
+def _values(field: str, *values: str, experiment: str = "froster", words: str = "{}") -> tuple[Variant, ...]:
+    """One field of an experiment, each value spelt out: that of the preset is found among them."""
+    return tuple(Variant(words.format(value), experiment, {field: value}) for value in values)
+
+
+ABLATIONS: tuple[Ablation, ...] = (
+    Ablation("alpha", "Does the residual of the projector matter?", "Eq. 2", (
+        *_values("student.alpha", "0.1", "0", "0.5", words="α = {}"),
+    )),
+    Ablation("beta", "How near to its teacher should the student stay?", "Eq. 4", (
+        *_values("student.beta", "2", "0.5", "8", words="β = {}"),
+        Variant("no distillation", "vclip"),
+    )),
+    Ablation("distance", "Which distance distils?", "Eq. 3", _values("student.distill", "l2", "cosine", "sq_l2")),
+    Ablation("boundary", "What stands for the neighbours that a clip's ends lack?", "Section 2.3", (
+        *_values("student.vclip.boundary", "zero", "mask", "replicate"),
+        Variant("no neighbours at all", "froster", {"student.vclip.span": "0"}),
+    )),
+    Ablation("decay", "By what should patches be chosen?", "Section 2.3", (
+        *_values(
+            "student.vclip.score", "logits", "softmax", experiment="froster_decay", words="[cls] and keys, {}"
+        ),
+        Variant("by chance", "froster_decay", {"student.vclip.reduce": "random"}),
+        Variant("all are kept", "froster"),
+    )),
+    Ablation("average", "Does the mean of the weights over epochs help?", "FROSTER's recipe", (
+        Variant("last epoch", "froster", {"train_student.average_from": "0"}),
+        Variant("mean from epoch 3 on", "froster", {"train_student.average_from": "3"}),
+    )),
+    Ablation("gamma", "How much should the texts weigh?", "Eq. 6", (
+        *_values(
+            "alignment.gamma", "0", "0.004", "0.0390625", "0.2", experiment="posec3d_joint_text", words="γ = {}"
+        ),
+        Variant("labels alone, no map", "posec3d_joint"),
+    )),
+    Ablation("head", "Does the classifier see the embedding?", "Section 2.4", (
+        *_values("alignment.embedding", "series", "parallel", experiment="posec3d_joint_text"),
+    )),
+    Ablation("alignment", "Does text alignment help?", "Section 2.4", (
+        Variant("joints with texts", "posec3d_joint_text"),
+        Variant("joints alone", "posec3d_joint"),
+        Variant("limbs with texts", "posec3d_limb_text"),
+        Variant("limbs alone", "posec3d_limb"),
+    )),
+    Ablation("fusion", "What should be added up?", "Eq. 7", (
+        *_values("search.kind", "probabilities", "logits", experiment="ours"),
+    )),
+)  # fmt: skip
+"""All ablations but that of token reduction, which has costs beside it (:data:`REDUCTIONS`)."""
+
+KINDS: Mapping[str, str] = {
+    "decay by [cls] (the paper)": "decay",
+    "random dropping": "random",
+    "fusing the rest (EViT)": "fuse",
+    "merging (ToMe)": "merge",
+}
+"""Ways to have fewer tokens, and what ``student.vclip.reduce`` calls them."""
+BUDGETS: tuple[float, ...] = (0.9, 0.6)
+"""Shares of patches kept by every block but the last, beside the preset's own."""
+
+
+def _reduction(label: str, kind: str, **others: str) -> Variant:
+    reduce = {} if kind == "decay" else {"student.vclip.reduce": kind}
+    return Variant(
+        label, "froster_decay", {**reduce, **{f"student.vclip.{name}": value for name, value in others.items()}}
+    )
+
+
+ALL_TOKENS = Variant("all tokens", "froster")
+REDUCTIONS: tuple[Variant, ...] = (ALL_TOKENS, *(_reduction(label, kind) for label, kind in KINDS.items()))
+"""The rows of the extended Table 3, at the same number of kept tokens."""
+
+
+def budgets(config: Preset) -> dict[str, list[Variant]]:
+    """Every kind at every budget, that of the preset among them: label → variants."""
+    blocks = len(config.student.vclip.keep)
+    keeps = [",".join([f"{share:g}"] * (blocks - 1) + ["1"]) for share in BUDGETS]
+    return {
+        label: [_reduction(label, kind), *(_reduction(label, kind, keep=keep) for keep in keeps)]
+        for label, kind in KINDS.items()
+    }
+
+
+def trade_off(config: Preset, seed: int = 0) -> dict[str, list[tuple[float, float]]]:
+    """(forward pass of the tower trained here in GFLOP, top-1 in percent) of every run of :func:`budgets` there is."""
+    index, data = tables.clips_of(config)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for label, found in {ALL_TOKENS.label: [ALL_TOKENS], **budgets(config)}.items():
+        points[label] = []
+        for variant in found:
+            changed = variant.preset(config)
+            score = tables.score(variant.experiment, changed, (seed,), index, data)
+            if score is not None:
+                vclip = _vclip(variant, changed)
+                points[label].append((tower_cost(config.teacher.name, vclip).flops / 1e9, score.top1))
+    return points
+
+
+def ablation(name: str) -> Ablation:
+    """The ablation of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for each in ABLATIONS:
+        if each.name == name:
+            return each
+    raise ConfigError(
+        f"no ablation is called {name!r}",
+        hint=f"There are {', '.join(a.name for a in ABLATIONS)}, reduction and budgets",
+    )
+
+
+def variants(config: Preset, names: Sequence[str] = ()) -> list[Variant]:
+    """The variants of some ablations, each once.
+
+    Args:
+        config: preset of the method's runs.
+        names: ablations, "reduction" (the extended Table 3), "budgets" (the same at other budgets); all but the last if
+            none is given.
+
+    Raises:
+        ConfigError: a name is none of these.
+    """
+    found = [v for name in names if name not in ("reduction", "budgets") for v in ablation(name).variants]
+    if not names:
+        found = [v for each in ABLATIONS for v in each.variants]
+    if not names or "reduction" in names:
+        found += REDUCTIONS
+    if "budgets" in names:
+        found += [v for of_kind in budgets(config).values() for v in of_kind]
+    return list({(v.experiment, *sorted(v.overrides.items())): v for v in reversed(found)}.values())[::-1]
+
+
+def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> Table:
+    """An ablation as a table: validation and test top-1 of each variant, and the difference from the first.
+
+    Args:
+        config: preset of the method's runs.
+        which: the ablation.
+        seeds: over which numbers are averaged.
+    """
+    index, data = tables.clips_of(config)
+    rows, used, first = [], [], None
+    for variant in which.rows(config):
+        changed = variant.preset(config)
+        runs = tables.find_runs(variant.experiment, changed, seeds, index, data)
+        score = tables.score(variant.experiment, changed, seeds, index, data)
+        if score is None:
+            rows.append([variant.label, NOT_RUN, "", ""])
+            continue
+        used += list(score.runs)
+        first = first or runs
+        validation = 100 * sum(run.metrics["val"]["top1"] for run in score.runs) / len(score.runs)
+        rows.append([variant.label, f"{validation:.2f}", score.cells()[0], _difference(runs, first, score.split)])
+    notes = [
+        "Top-1 in percent, [95 % interval over subjects]; the difference is from the first row, on the same clips and"
+        " seeds, with the interval of the difference. Choices are made by validation; the test column decides nothing.",
+        tables.provenance(used),
+    ]
+    return Table(
+        "", f"{which.question} ({which.where})", ["Variant", "validation", "test", "difference on test"], rows, notes
+    )
+
+
+def reduction_table(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
+    """Table 3 with other ways to have fewer tokens, each with as many as the paper's decay keeps.
+
+    Args:
+        config: preset of the method's runs.
+        seeds: over which numbers are averaged.
+    """
+    index, data = tables.clips_of(config)
+    rows, used = [], []
+    for variant in REDUCTIONS:
+        changed = variant.preset(config)
+        score = tables.score(variant.experiment, changed, seeds, index, data)
+        used += list(score.runs) if score else []
+        cells = [variant.label, NOT_RUN if score is None else score.cells()[0]]
+        rows.append([*cells, *_costs(changed, _vclip(variant, changed))])
+    trained = tables.model_name(config.teacher.name)
+    columns = ["Tokens", f"Top-1, {trained}", "tokens into the last block", f"saved for backward, {trained}, MiB"]
+    columns += [f"forward pass, {trained}, GFLOP", "saved for backward, ViT-B/16, GiB", "forward pass, ViT-B/16, GFLOP"]
+    notes = [
+        "Top-1 in percent, [95 % interval over subjects]. All rows but the first keep the same number of patches after"
+        " every block. Memory and work are counted as in Table 3: 8 frames, batch 1, float32, attention written out;"
+        " ViT-B/16 has the decay that was calibrated for it. Merging weighs keys by their sizes, which takes memory.",
+        tables.provenance(used),
+    ]
+    return Table("tab-reduction", "Fewer tokens, by other means", columns, rows, notes)
+
+
+def _vclip(variant: Variant, config: Preset) -> VCLIPConfig:
+    """The tower of a variant's run."""
+    vclip = config.student.vclip
+    return replace(vclip, keep=()) if variant.experiment == "froster" else vclip
+
+
+def _costs(config: Preset, vclip: VCLIPConfig) -> list[str]:
+    here = tower_cost(config.teacher.name, vclip)
+    vit = here
+    if config.teacher.name != tables.VIT:
+        vit = tower_cost(tables.VIT, replace(vclip, keep=KEEP_VIT_B16 if vclip.keep else ()))
+    return [
+        f"{here.tokens[-1]}",
+        f"{here.saved_bytes / 2**20:.1f}",
+        f"{here.flops / 1e9:.2f}",
+        f"{vit.saved_bytes / 2**30:.2f}",
+        f"{vit.flops / 1e9:.0f}",
+    ]
+
+
+def _difference(runs: Mapping[int, Run], first: Mapping[int, Run], split: str) -> str:
+    """Top-1 of some runs less that of others, in points over the seeds that both have, with its interval."""
+    apart, subjects = [], []
+    for seed in sorted(runs.keys() & first.keys()):
+        if runs[seed].key == first[seed].key:
+            return ""
+        clips = tables.same_clips({"this": runs[seed], "first": first[seed]}, split)
+        a, b = (metrics.correct(clips.logits[name], clips.labels).astype(float) for name in ("this", "first"))
+        apart.append(a - b)
+        subjects.append(clips.subjects)
+    if not apart:
+        return ""
+    low, high = tables.interval(np.concatenate(apart), np.concatenate(subjects))
+    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{100 * float(np.concatenate(apart).mean()):+.2f}{interval}"

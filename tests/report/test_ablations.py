@@ -1,0 +1,116 @@
+"""Ablations read the ledger: each variant's own run, beside the first row's, and never another's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from migcore import experiments
+from migcore.errors import ConfigError
+from migcore.ledger import Ledger
+from migcore.models.cost import Cost
+from migcore.models.vclip import VCLIPConfig
+from migcore.presets import PRESETS, preset
+from migcore.report import ablations
+from migcore.report.ablations import ABLATIONS, ALL_TOKENS, REDUCTIONS, Variant
+from migcore.report.tables import NOT_RUN
+from tests.report.test_tables import add, book
+
+__all__ = ["book"]  # a fixture
+
+SMOKE = preset("smoke")
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the real count, which takes seconds."""
+
+    def cost(model: str, config: VCLIPConfig) -> Cost:
+        work = int(1e9 * sum(config.keep or (1.0,) * 4))
+        return Cost(2**20 * (1 + bool(config.keep)), 0, work, (65, 30 if config.keep else 65))
+
+    monkeypatch.setattr(ablations, "tower_cost", cost)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_variant_is_a_preset_that_differs_from_the_first(name: str) -> None:
+    config = preset(name)
+    for each in ABLATIONS:
+        rows = each.rows(config)
+        labels = [variant.label for variant in rows]
+        assert len(set(labels)) == len(labels) == len(each.variants) >= 2
+        runs = {(variant.experiment, variant.preset(config).label) for variant in rows}
+        assert len(runs) == len(labels), f"{each.name} has a variant that is another one"
+        if each.name not in ("alignment", "average") or name != "imigue":  # averages from the second epoch on there
+            assert rows[0].preset(config) == config
+
+
+def test_an_override_reaches_the_key_of_its_experiment_only() -> None:
+    def key(variant: Variant) -> str:
+        return experiments.key(variant.experiment, variant.preset(SMOKE), 0, "d")
+
+    for each in ABLATIONS:
+        if each.name != "alignment":
+            keys = [key(variant) for variant in each.variants]
+            assert len(set(keys)) == len(keys), each.name
+    gamma = ablations.ablation("gamma").rows(SMOKE)[1].preset(SMOKE)
+    assert experiments.key("froster_decay", gamma, 0, "d") == experiments.key("froster_decay", SMOKE, 0, "d")
+
+
+def test_data_of_ones_own_and_other_overrides_are_kept() -> None:
+    config = preset("smoke", {"data.root": "somewhere", "student.beta": 3})
+    changed = ablations.ablation("alpha").rows(config)[1].preset(config)
+    assert changed.data.root == "somewhere" and changed.student.beta == 3 and changed.student.alpha == 0
+
+
+def test_a_table_shows_each_variants_run_and_the_paired_difference(book: Ledger) -> None:
+    which = ablations.ablation("distance")
+    first, second, third = which.rows(SMOKE)
+    for variant, right in ((first, 0.5), (second, 0.75)):
+        run = add(book, variant.experiment, variant.preset(SMOKE), right=right)
+        book.save(
+            dataclasses.replace(run, metrics={**run.metrics, "val": {**run.metrics["test"], "top1": right - 0.1}}),
+            {f"test.{k}": v for k, v in book.load_arrays(run, "test").items()},
+        )
+    table = ablations.ablation_table(SMOKE, which)
+    assert [row[0] for row in table.rows] == [first.label, second.label, third.label]
+    assert table.rows[0][1] == "40.00" and table.rows[0][2].startswith("50.00 [") and table.rows[0][3] == ""
+    assert table.rows[1][1] == "65.00" and table.rows[1][2].startswith("75.00 [")
+    assert table.rows[1][3].startswith("+25.00 [")
+    assert table.rows[2][1:] == [NOT_RUN, "", ""]
+
+
+def test_the_reductions_stand_beside_their_cost(book: Ledger) -> None:
+    add(book, "froster", SMOKE, right=0.8)
+    add(book, "froster_decay", SMOKE, right=0.6)
+    table = ablations.reduction_table(SMOKE)
+    assert len(table.rows) == len(REDUCTIONS) == 5
+    assert table.rows[0][1].startswith("80.00") and table.rows[1][1].startswith("60.00")
+    assert [row[1] for row in table.rows[2:]] == [NOT_RUN] * 3
+    tokens = [row[2] for row in table.rows]
+    assert tokens == ["65", "30", "30", "30", "30"]
+
+
+def test_the_trade_off_has_a_point_for_every_run(book: Ledger) -> None:
+    add(book, "froster", SMOKE, right=0.8)
+    add(book, "froster_decay", SMOKE, right=0.6)
+    label, budget = "random dropping", 1
+    variant = ablations.budgets(SMOKE)[label][budget]
+    assert variant.preset(SMOKE).student.vclip.keep == (0.9, 0.9, 0.9, 1.0)
+    add(book, variant.experiment, variant.preset(SMOKE), right=0.4)
+    points = ablations.trade_off(SMOKE)
+    assert points[ALL_TOKENS.label] == [(4.0, pytest.approx(80))]
+    assert points["decay by [cls] (the paper)"] == [(pytest.approx(sum(SMOKE.student.vclip.keep)), pytest.approx(60))]
+    assert points[label] == [(pytest.approx(3.7), pytest.approx(40))]
+    assert points["merging (ToMe)"] == []
+
+
+def test_variants_come_once_and_by_name() -> None:
+    every = ablations.variants(SMOKE)
+    labels = [(v.experiment, v.preset(SMOKE).label) for v in every]
+    assert len(set(labels)) == len(labels)
+    assert {v.label for v in ablations.variants(SMOKE, ["head"])} == {"series", "parallel"}
+    assert len(ablations.variants(SMOKE, ["budgets"])) == 12
+    with pytest.raises(ConfigError, match="no ablation is called 'gama'"):
+        ablations.variants(SMOKE, ["gama"])
