@@ -4,12 +4,13 @@ One learned query reads the tokens of all frames in the CLIP's last blocks, one 
 own queries and keys, held against those of neighbouring frames, tell it what moved where. A row of the paper's Table 1,
 which says that this method uses a text encoder: it has none.
 
-Letters: N clips, T frames, L tokens of a frame ([cls] and P patches), D width, h heads, d channels of a head, C classes,
-H W pixels.
+Letters: N clips, T frames, L tokens of a frame ([cls] and P patches), D width, h heads, d channels of a head,
+C classes, H W pixels.
 
 Choices:
 
-* The published query starts at zero: the normal start that its code means to draw is never called. Here it is drawn, N(0, 0.02).
+* The published query starts at zero: the normal start that its code means to draw is never called. Here it is drawn,
+  N(0, 0.02).
 * The frozen tower is no part of the module: features are handed in, so that its weights are neither trained nor saved.
 * Queries and keys of the tower come as its projections give them; the division by √d is done here. They also tell the
   number of heads, which the decoder's own attention shares.
@@ -224,11 +225,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.width, self.grid = config, width, grid
         layers = range(config.layers)
-        self.cls_token = nn.Parameter(torch.zeros(width))
-        self.decoder_layers = nn.ModuleList([DecoderLayer(width, config) for _ in layers])
-        self.temporal_conv = nn.ModuleList([nn.Conv1d(width, width, 3, padding=1, groups=width) for _ in layers])
-        self.temporal_pos_embed = nn.ParameterList([torch.zeros(config.frames, width) for _ in layers])
-        self.cross_attention = nn.ModuleList([TemporalCrossAttention(width, grid) for _ in layers])
+        with torch.random.fork_rng(devices=[]):  # the layers draw weights of their own, which are drawn again below
+            self.cls_token = nn.Parameter(torch.zeros(width))
+            self.decoder_layers = nn.ModuleList([DecoderLayer(width, config) for _ in layers])
+            self.temporal_conv = nn.ModuleList([nn.Conv1d(width, width, 3, padding=1, groups=width) for _ in layers])
+            self.temporal_pos_embed = nn.ParameterList([torch.zeros(config.frames, width) for _ in layers])
+            self.cross_attention = nn.ModuleList([TemporalCrossAttention(width, grid) for _ in layers])
         nn.init.normal_(self.cls_token, std=_STD, generator=generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -289,9 +291,9 @@ class EVL(nn.Module):
     ) -> None:
         super().__init__()
         self.decoder = Decoder(config, width, grid, generator=generator)
-        self.proj = nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
-        head = self.proj[2]
-        assert isinstance(head, nn.Linear)
+        with torch.random.fork_rng(devices=[]):
+            head = nn.Linear(width, config.num_classes)
+        self.proj = nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), head)
         nn.init.normal_(head.weight, std=_STD, generator=generator)
         nn.init.zeros_(head.bias)
 
