@@ -102,7 +102,7 @@ def _laptop() -> Baselines:
         train_hyperformer=dataclasses.replace(
             sixteen, epochs=16, lr=0.02, weight_decay=4e-4, warmup_epochs=1, clip_norm=5.0
         ),
-        trn=TRNConfig(backbone="resnet10t", backbone_width=0.5, dropout=0.2),
+        trn=TRNConfig(backbone="resnet10t", backbone_width=0.5, dropout=0.2, feature_std=0.05),
         train_trn=dataclasses.replace(sixteen, epochs=10, lr=0.02, weight_decay=5e-4, clip_norm=20.0),
         evl=EVLConfig(dropout=0.2),
         train_evl=dataclasses.replace(
@@ -152,7 +152,7 @@ def _workstation() -> Baselines:
         stgcn_clips=SequenceConfig(frames=64, flip=True, rotation=10.0, scaling=0.1),
         train_stgcn=dataclasses.replace(found.train_stgcn, batch_size=64),
         train_hyperformer=dataclasses.replace(found.train_hyperformer, epochs=60),
-        trn=dataclasses.replace(found.trn, backbone="resnet18", dropout=0.5),
+        trn=dataclasses.replace(found.trn, backbone="resnet18", dropout=0.5, feature_std=0.05),
         train_trn=dataclasses.replace(found.train_trn, epochs=40, lr=0.02),
         evl=dataclasses.replace(found.evl, dropout=0.2),
         train_evl=dataclasses.replace(found.train_evl, epochs=20, batch_size=64, warmup_epochs=1),

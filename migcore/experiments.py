@@ -219,6 +219,7 @@ _STUDENT = (
     "migcore.labels",
     "migcore.models.clip",
     "migcore.models.froster",
+    "migcore.models.reduction",
     "migcore.models.vclip",
     "migcore.models.interpolate:running_average",
     "migcore.training",
@@ -265,7 +266,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         recipes.even_fusion, lambda preset: {}, _EVEN_FUSION, depends=("posec3d_joint", "posec3d_limb")
     ),
     "stgcn": Experiment(recipes.stgcn, _baseline_config("stgcn"), _sequence_modules("stgcn")),
-    "hyperformer": Experiment(recipes.hyperformer, _baseline_config("hyperformer"), _sequence_modules("hyperformer")),
+    "hyperformer": Experiment(
+        recipes.hyperformer,
+        _baseline_config("hyperformer"),
+        (*_sequence_modules("hyperformer"), "migcore.models.stgcn"),  # whose distances it takes
+    ),
     "trn": Experiment(
         recipes.trn, _film_config("trn"), (*_FILM, "migcore.models.backbone", *_baseline_modules("trn", "_pixels"))
     ),
@@ -294,6 +299,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             *_KEYPOINTS,
             *_TRAINING,
             "migcore.data.sequences",
+            "migcore.models.backbone",
             "migcore.models.dscnet",
             "migcore.recipes.baselines:_train,_sequences,make_sparse,dscnet_sparse",
         ),

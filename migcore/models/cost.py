@@ -13,8 +13,9 @@ Choices:
   gradients, temporary buffers and the text tower are not in it.
 * A type is the type of everything, weights included. Autocast keeps more: its norms work in float32.
 * Fused attention is counted as CUDA's kernels have it: FlashAttention in half precision, the memory-efficient kernel in
-  float32 or under a mask. Both keep queries, keys, values, the output and one float32 per query, but no similarities.
-  On the meta device torch itself would fall back to the written-out form, so the kernels' own operators are called.
+  float32, under a mask, or where merged tokens have sizes. Both keep queries, keys, values, the output and one float32
+  per query, but no similarities. On the meta device torch itself would fall back to the written-out form, so the
+  kernels' own operators are called.
 * Work is that of a forward pass, two operations per multiplication and addition, products of matrices and convolutions
   only (torch's flop counter); training takes about three times as much.
 """
@@ -187,7 +188,9 @@ def _cuda_attention(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Te
         return torch.ops.aten._scaled_dot_product_flash_attention(queries, keys, values)[0]
     bias = None
     if attn_mask is not None:
-        bias = torch.zeros_like(attn_mask, dtype=queries.dtype).masked_fill(~attn_mask, -torch.inf)
+        bias = attn_mask  # of merged tokens' sizes
+        if attn_mask.dtype == torch.bool:
+            bias = torch.zeros_like(attn_mask, dtype=queries.dtype).masked_fill(~attn_mask, -torch.inf)
         bias = bias.expand(*queries.shape[:-1], keys.shape[-2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(queries, keys, values, bias, True)[0]
 

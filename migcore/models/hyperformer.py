@@ -12,7 +12,7 @@ Choices:
 * Parameters have the publishers' names. Parts and distances are not in their files: they are given again.
 * Widths divide by heads, by the 4 branches over time and by the 6 groups of the attention's last convolution.
 * Attention starts without effect: alpha, ``rpe`` and ``w1`` 0, ``outer`` the identity. What acts over time starts as in
-  CTR-GCN, from which it is (Kaiming, fan-out); the classifier's weights from N(0, 2/C); the rest as torch starts it.
+  CTR-GCN, its origin (Kaiming, fan-out); the classifier's weights from N(0, 2/C); the rest as torch starts it.
 """
 
 from __future__ import annotations

@@ -28,8 +28,6 @@ from migcore.errors import CheckpointError, ConfigError, DataError
 from migcore.models.backbone import image_backbone
 from migcore.models.weights import load_into
 
-_STD = 1e-3  # of the frame classifier's initial weights
-
 
 @dataclass(frozen=True)
 class TRNConfig:
@@ -48,6 +46,8 @@ class TRNConfig:
         backbone: a ResNet of timm (:func:`migcore.models.backbone.image_backbone`).
         backbone_width: of its layers, as a share of the published.
         pretrained: with timm's weights.
+        feature_std: deviation of the initial weights of the layer that makes the features; 0.001 as published, which
+            suits a pretrained backbone: one that starts from nothing gets next to no gradient through it.
     """
 
     num_classes: int = 32
@@ -62,6 +62,7 @@ class TRNConfig:
     backbone: str = "resnet50"
     backbone_width: float = 1.0
     pretrained: bool = False
+    feature_std: float = 1e-3
 
     def __post_init__(self) -> None:
         if min(self.num_classes, self.feature_dim, self.hidden, self.subsets) < 1:
@@ -70,6 +71,8 @@ class TRNConfig:
             raise ConfigError(f"segments {self.segments}", hint="a relation takes two frames at least")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout}", hint="a probability in [0, 1)")
+        if not 0 < self.feature_std < float("inf"):
+            raise ConfigError(f"feature_std {self.feature_std}", hint="above 0")
         if self.at_test not in ("all", "random"):
             raise ConfigError(f"at_test {self.at_test!r}", hint="choose from all, random")
         if self.reduce not in ("sum", "mean"):
@@ -185,7 +188,7 @@ class TRN(nn.Module):
         with torch.device("meta"):
             self.new_fc = nn.Linear(width, config.feature_dim)
         self.new_fc.to_empty(device="cpu")
-        nn.init.normal_(self.new_fc.weight, std=_STD, generator=generator)
+        nn.init.normal_(self.new_fc.weight, std=config.feature_std, generator=generator)
         nn.init.zeros_(self.new_fc.bias)
         self.consensus = Relations(config, generator=generator)
 
@@ -234,7 +237,7 @@ def from_published(state: Mapping[str, Tensor], where: str | Path) -> Relations:
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(known)}
     first = "fc_fusion_scales.0" if "fc_fusion_scales.0.1.weight" in own else "classifier"
     inner, last = own.get(f"{first}.1.weight"), own.get(f"{first}.3.weight")
-    if inner is None or last is None or inner.ndim != 2 or last.ndim != 2:
+    if inner is None or last is None or inner.ndim != 2 or last.ndim != 2 or inner.shape[1] < 2:
         raise CheckpointError(
             f"the file is not of a TRN: its entries begin {', '.join(list(state)[:3])}",
             where=where,

@@ -12,13 +12,15 @@ Choices:
   plain logits are an option). The paper does not say where tokens are cut; here it is after a block's MLP, from the
   stream that the next block reads. Frames keep different patches but the same number of them; attention over
   neighbours asks for no more, since it knows of no place but what a token carries.
+* Other ways to have as few tokens (:mod:`migcore.models.reduction`) stand in its place, for comparison. Merged tokens
+  weigh in the soft-max by their sizes (ToMe's proportional attention), a neighbour's too; zeros for a missing frame
+  weigh as much as the N patches that they stand for.
 * T is that of the input.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
@@ -28,6 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from migcore.errors import ConfigError, DataError
+from migcore.models.reduction import alone, chance, count, cut, follow, full_precision, fuse, merge, places
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 Boundary = Literal["zero", "mask", "replicate"]
 Score = Literal["softmax", "logits"]
 Kernel = Literal["fused", "written"]
+Reduce = Literal["decay", "random", "fuse", "merge"]
+Evidence = Score | Literal["keys"]
 
 _MAX_SPAN = 3
 
@@ -49,7 +54,11 @@ class VCLIPConfig:
             ("mask"), or the end frame again ("replicate").
         keep: token decay: for each block, the share of the patches entering it that go on; () for none. The last
             share changes no embedding: [cls] is read right after it.
-        score: by which patches are kept, S(q_cls, K_c): "softmax" over the tokens of the frame (Eq. 5), or "logits".
+        reduce: how the others go: "decay" drops those that [cls] looks at least (the paper); "random" drops by chance,
+            in evaluation always the same ones; "fuse" makes one token of them, the last of the share (EViT); "merge"
+            merges alike ones (ToMe).
+        score: by which patches are kept, S(q_cls, K_c): "softmax" over the tokens of the frame (Eq. 5), or "logits"
+            (whose soft-max over the patches then weighs the fused ones). Of decay and fuse.
         attention: "fused" (torch's), or "written" out as soft-max(QKᵀ)V. Changes no result beyond rounding; `migcore
             bench` times both, and the fused one was the faster on a CPU too.
     """
@@ -57,6 +66,7 @@ class VCLIPConfig:
     span: int = 1
     boundary: Boundary = "zero"
     keep: tuple[float, ...] = ()
+    reduce: Reduce = "decay"
     score: Score = "softmax"
     attention: Kernel = field(default="fused", metadata={"numbers": False})
 
@@ -67,6 +77,8 @@ class VCLIPConfig:
             raise ConfigError(f"boundary {self.boundary!r}", hint="choose from zero, mask, replicate")
         if any(not 0 < share <= 1 for share in self.keep):
             raise ConfigError(f"keep {self.keep}", hint="shares are above 0 and at most 1, one per block")
+        if self.reduce not in ("decay", "random", "fuse", "merge"):
+            raise ConfigError(f"reduce {self.reduce!r}", hint="choose from decay, random, fuse, merge")
         if self.score not in ("softmax", "logits"):
             raise ConfigError(f"score {self.score!r}", hint="choose from softmax, logits")
         if self.attention not in ("fused", "written"):
@@ -77,12 +89,15 @@ class Encoded(NamedTuple):
     """What the tower makes of a video.
 
     The embedding of each frame before normalisation, [B, T, E]; the tokens after the last block, before the last norm,
-    [B, T, L, D]; and for each block the patches that went on, [B, T, k] numbers 0..N-1 (row by row), ascending.
+    [B, T, L, D]; for each block the patches that went on, [B, T, k]: the number 0..N-1 (row by row) of the patch that
+    each token is, ascending under token decay, and -1 for a token made of several; and for each block, which of its k
+    tokens each of the N patches is a part of, [B, T, N], -1 for none.
     """
 
     frames_BTE: Tensor
     tokens_BTLD: Tensor
     survivors: tuple[Tensor, ...]
+    groups: tuple[Tensor, ...]
 
 
 class TemporalAttention(nn.Module):
@@ -120,38 +135,44 @@ class TemporalAttention(nn.Module):
         return made
 
     @overload
-    def forward(self, x_BTLD: Tensor) -> Tensor: ...
+    def forward(self, x_BTLD: Tensor, evidence: None = None, sizes_BTN: Tensor | None = None) -> Tensor: ...
     @overload
-    def forward(self, x_BTLD: Tensor, score: Score) -> tuple[Tensor, Tensor]: ...
-    def forward(self, x_BTLD: Tensor, score: Score | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x_BTLD: Tensor, evidence: Evidence, sizes_BTN: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, x_BTLD: Tensor, evidence: Evidence | None = None, sizes_BTN: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend.
 
         Args:
             x_BTLD: [B, T, L, D], [cls] first.
-            score: also return how much [cls] looks at the patches of its own frame.
+            evidence: also return what tokens are reduced by: how much [cls] looks at the patches of its own frame
+                ("softmax" or "logits"), or the "keys" of the patches, mean over heads.
+            sizes_BTN: of the patches: each counts in the soft-max as that many of its kind; None for one each.
 
         Returns:
-            [B, T, L, D]; with ``score``, also [B, T, L-1] (no gradient goes through it).
+            [B, T, L, D]; with ``evidence``, also [B, T, L-1], or [B, T, L-1, d] (no gradient goes through it).
         """
         frames = x_BTLD.shape[1]
         qkv = F.linear(x_BTLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = rearrange(qkv, "b t l (three h d) -> three b t h l d", three=3, h=self.heads)
-        keys, values = (rearrange(self._with_neighbours(x), "b t h l d -> (b t) h l d") for x in (k, v))
+        keys, values = (rearrange(self._with_neighbours(x, self.boundary), "b t h l d -> (b t) h l d") for x in (k, v))
         queries, mask = rearrange(q, "b t h l d -> (b t) h l d"), self._mask(frames, q)
+        if sizes_BTN is not None:
+            mask = self._log_sizes(sizes_BTN, mask).to(q.dtype)
         if self.attention == "written":
             similarity = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
             if mask is not None:
-                similarity = similarity.masked_fill(~mask, -math.inf)
+                similarity = similarity.masked_fill(~mask, -math.inf) if sizes_BTN is None else similarity + mask
             mixed = similarity.softmax(-1) @ values
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         out = self.out_proj(rearrange(mixed, "(b t) h l d -> b t l (h d)", t=frames))
-        return out if score is None else (out, self._scores(q, k, score))
+        return out if evidence is None else (out, self._evidence(q, k, evidence))
 
-    def _with_neighbours(self, x: Tensor) -> Tensor:
+    def _with_neighbours(self, x: Tensor, boundary: Boundary) -> Tensor:
         """[B, T, h, L, d] → [B, T, h, (2·span+1)·L, d]: frames t+1 … t+span, t-1 … t-span, t."""
         steps, frames = range(1, self.span + 1), x.shape[1]
-        if self.boundary == "replicate":
+        if boundary == "replicate":
             at = torch.arange(frames, device=x.device)
             shifted = [x[:, (at + by).clamp(0, frames - 1)] for by in (*steps, *(-s for s in steps))]
         else:
@@ -168,13 +189,22 @@ class TemporalAttention(nn.Module):
         mask = there.repeat_interleave(q.shape[-2], dim=1).repeat(q.shape[0], 1)
         return mask[:, None, None]
 
+    def _log_sizes(self, sizes_BTN: Tensor, mask: Tensor | None) -> Tensor:
+        """What is added to the similarities of each key: [B·T, 1, 1, keys]; minus infinity where the mask says so."""
+        logs = F.pad(sizes_BTN, (1, 0), value=1.0).log()[:, :, None, :, None]
+        # The sizes of a frame sum to N in every frame, so those of the end frame also give a missing one its weight.
+        logs = rearrange(self._with_neighbours(logs, "replicate"), "b t 1 l 1 -> (b t) 1 1 l")
+        return logs if mask is None else logs.masked_fill(~mask, -math.inf)
+
     @torch.no_grad()
-    def _scores(self, q: Tensor, k: Tensor, score: Score) -> Tensor:
-        """S(q_cls, K_c) for the patches, mean over heads: [B, T, N]."""
+    def _evidence(self, q: Tensor, k: Tensor, kind: Evidence) -> Tensor:
+        """Mean over heads of S(q_cls, K_c) for the patches, [B, T, N], or of their keys, [B, T, N, d]."""
         # In float32 even under autocast: rounded to half precision, patches tie, and ties fall to the top of the frame.
-        with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
+            if kind == "keys":
+                return k.float().mean(2)[..., 1:, :]
             similarity = (q[..., :1, :].float() @ k.float().transpose(-2, -1)).squeeze(-2) * q.shape[-1] ** -0.5
-            if score == "softmax":
+            if kind == "softmax":
                 similarity = similarity.softmax(-1)
             return similarity.mean(2)[..., 1:]
 
@@ -192,7 +222,7 @@ class TokenDecay(nn.Module):
 
     def count(self, patches: int) -> int:
         """k of N patches: the share of them, halves rounded up, at least one."""
-        return max(1, math.floor(self.share * patches + 0.5))
+        return count(self.share, patches)
 
     def forward(self, x_BTLD: Tensor, scores_BTN: Tensor) -> tuple[Tensor, Tensor]:
         """Cut.
@@ -204,15 +234,7 @@ class TokenDecay(nn.Module):
         Returns:
             [B, T, 1 + k, D], and which patches these are: [B, T, k] places among the N, ascending.
         """
-        batch, frames, tokens, _ = x_BTLD.shape
-        order = scores_BTN.argsort(dim=-1, descending=True, stable=True)
-        kept = order[..., : self.count(scores_BTN.shape[-1])].sort(dim=-1).values
-        within = F.pad(kept + 1, (1, 0))  # [cls] has place 0
-        rows = rearrange(within + tokens * torch.arange(batch * frames, device=x_BTLD.device).view(batch, frames, 1),
-                         "b t k -> (b t k)")  # fmt: skip
-        # index_select remembers the rows alone for the backward pass; gather would hold on to all tokens.
-        cut = rearrange(x_BTLD, "b t l d -> (b t l) d").index_select(0, rows)
-        return rearrange(cut, "(b t k) d -> b t k d", b=batch, t=frames), kept
+        return cut(x_BTLD, scores_BTN, self.count(scores_BTN.shape[-1]))
 
 
 class VideoTower(nn.Module):
@@ -272,18 +294,41 @@ class VideoTower(nn.Module):
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         x = self.ln_pre(torch.cat([cls, patches], 1) + self.positional_embedding.to(patches.dtype))
         x = rearrange(x, "(b t) l d -> b t l d", t=shape[2])
-        alive = torch.arange(x.shape[2] - 1, device=x.device).expand(*x.shape[:2], -1)
-        survivors = []
+        groups = alive = torch.arange(x.shape[2] - 1, device=x.device).expand(*x.shape[:2], -1)
+        survivors, parts, sizes = [], [], None
         for number, block in enumerate(self.transformer.resblocks):
-            cuts = bool(self.config.keep) and self.config.keep[number] < 1
-            if cuts:
-                mixed, scores = block.attn(block.ln_1(x), self.config.score)
-            else:
-                mixed = block.attn(block.ln_1(x))
+            reduces = bool(self.config.keep) and self.config.keep[number] < 1
+            asked = self._asked if reduces else None
+            attended = block.attn(block.ln_1(x), asked, sizes)
+            mixed, evidence = attended if asked else (attended, None)
             x = x + mixed
             x = x + block.mlp(block.ln_2(x))
-            if cuts:
-                x, kept = self.decay[number](x, scores)
-                alive = alive.gather(-1, kept)
+            if reduces:
+                x, went, sizes = self._reduced(number, x, evidence, sizes)
+                groups = follow(groups, went)
+                alive = alone(groups, x.shape[2] - 1)
             survivors.append(alive)
-        return Encoded(self.ln_post(x[:, :, 0]) @ self.proj, x, tuple(survivors))
+            parts.append(groups)
+        return Encoded(self.ln_post(x[:, :, 0]) @ self.proj, x, tuple(survivors), tuple(parts))
+
+    @property
+    def _asked(self) -> Evidence | None:
+        """What a reduction wants to know from the attention."""
+        kind = self.config.reduce
+        return None if kind == "random" else "keys" if kind == "merge" else self.config.score
+
+    def _reduced(
+        self, number: int, x_BTLD: Tensor, evidence: Tensor | None, sizes_BTN: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A block's reduction: the tokens that go on, where each patch went, and the sizes of merged ones."""
+        kind, patches = self.config.reduce, x_BTLD.shape[2] - 1
+        k = count(self.config.keep[number], patches)
+        if evidence is None:  # nothing was asked
+            evidence = chance(x_BTLD, seed=None if self.training else number)
+        if kind == "merge":
+            return merge(x_BTLD, evidence, sizes_BTN, k)
+        if kind == "fuse":
+            fused, kept = fuse(x_BTLD, evidence if self.config.score == "softmax" else evidence.softmax(-1), k)
+            return fused, places(kept, patches, rest=k - 1), None
+        less, kept = self.decay[number](x_BTLD, evidence)
+        return less, places(kept, patches), None

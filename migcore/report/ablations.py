@@ -92,7 +92,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     )),
     Ablation("average", "Does the mean of the weights over epochs help?", "FROSTER's recipe", (
         Variant("last epoch", "froster", {"train_student.average_from": "0"}),
-        Variant("mean from epoch 3 on", "froster", {"train_student.average_from": "3"}),
+        Variant("mean over all epochs", "froster", {"train_student.average_from": "1"}),
     )),
     Ablation("gamma", "How much should the texts weigh?", "Eq. 6", (
         *_values(
@@ -196,7 +196,7 @@ def variants(config: Preset, names: Sequence[str] = ()) -> list[Variant]:
         found += REDUCTIONS
     if "budgets" in names:
         found += [v for of_kind in budgets(config).values() for v in of_kind]
-    return list({(v.experiment, *sorted(v.overrides.items())): v for v in reversed(found)}.values())[::-1]
+    return list({(v.experiment, v.preset(config).label): v for v in reversed(found)}.values())[::-1]
 
 
 def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> Table:

@@ -130,7 +130,15 @@ def test_wrong_input_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_classes", 0), ("segments", 1), ("dropout", 1.0), ("at_test", "some"), ("reduce", "max"), ("subsets", 0)],
+    [
+        ("num_classes", 0),
+        ("segments", 1),
+        ("dropout", 1.0),
+        ("at_test", "some"),
+        ("reduce", "max"),
+        ("subsets", 0),
+        ("feature_std", 0.0),
+    ],
 )
 def test_wrong_settings_are_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError):
@@ -141,6 +149,8 @@ def test_files_that_do_not_fit_are_refused() -> None:
     state, _, _ = published()
     with pytest.raises(CheckpointError, match="not of a TRN"):
         from_published({"conv1.weight": torch.zeros(3)}, "file")
+    with pytest.raises(CheckpointError, match="not of a TRN"):
+        from_published({**state, "fc_fusion_scales.0.1.weight": torch.zeros(256, 1)}, "file")
     with pytest.raises(CheckpointError, match=r"missing: fc_fusion_scales\.2\.3\.bias"):
         from_published({n: t for n, t in state.items() if n != "fc_fusion_scales.2.3.bias"}, "file")
 
