@@ -322,14 +322,26 @@ def preset(name: str, overrides: Mapping[str, Value] | None = None) -> Preset:
     """
     if name not in _MAKE:
         raise ConfigError(f"no preset is called {name!r}", hint=_suggest(name, PRESETS))
-    plain = _MAKE[name]()
-    made = override(plain, overrides or {})
-    changed = {
+    return changed(_MAKE[name](), overrides or {})
+
+
+def changed(config: Preset, overrides: Mapping[str, Value]) -> Preset:
+    """A preset with more of its fields changed; what it is called says all that differs from the preset of its name.
+
+    Args:
+        config: a preset, itself changed or not.
+        overrides: see :func:`override`.
+
+    Raises:
+        ConfigError: as :func:`override`.
+    """
+    plain, made = _MAKE[config.name](), override(config, overrides)
+    differs = {
         dotted: _text(_get(made, dotted))
         for dotted, matters in _fields(plain).items()
         if matters and _get(made, dotted) != _get(plain, dotted)
     }
-    return dataclasses.replace(made, overrides=tuple(sorted(changed.items())))
+    return dataclasses.replace(made, overrides=tuple(sorted(differs.items())))
 
 
 def override(config: T, values: Mapping[str, Value]) -> T:

@@ -43,7 +43,10 @@ def test_commands(book: Book, command: str) -> None:
     assert "Traceback" not in outcome.text
     if "make book" in command:
         assert executed(outcome.text) == (executed(book.outcome.text) if elsewhere else [])
-    assert len(before) >= 5 and records(book.root) == before
+    after = records(book.root)
+    assert len(before) >= 5 and {name: after.get(name) for name in before} == before
+    if "migcore tables" not in command:  # which makes the rows of Table 1 that no chapter does
+        assert after == before
 
 
 @pytest.mark.book

@@ -131,13 +131,13 @@ def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
     state, others = unwrapped(content, where)
     with torch.random.fork_rng(devices=[]):  # modules draw first weights, which the file's replace
         model, left_out = _build(kind, state, where, config)
-    left_out["no tensors"] += len(others)
+    left_out["what is no tensor"] += len(others)
     logging.getLogger(__name__).info(
         "%s from %s: %d entries mapped; left out: %s; sizes: %s",
         kind,
         where,
         len(state) + len(others) - left_out.total(),
-        ", ".join(f"{count} of {reason}" for reason, count in left_out.items() if count) or "none",
+        ", ".join(f"{part} ({count})" for part, count in left_out.items() if count) or "none",
         _sizes(model),
     )
     return model

@@ -16,8 +16,7 @@ from migcore.errors import ConfigError
 from migcore.ledger import Run
 from migcore.models.cost import tower_cost
 from migcore.models.vclip import VCLIPConfig
-from migcore.presets import KEEP_VIT_B16, Preset
-from migcore.presets import preset as find_preset
+from migcore.presets import KEEP_VIT_B16, Preset, changed
 from migcore.report import tables
 from migcore.report.tables import NOT_RUN, Table
 
@@ -38,8 +37,7 @@ class Variant:
 
     def preset(self, config: Preset) -> Preset:
         """The preset of its run, from that of the method's runs."""
-        values = {**dict(config.overrides), "data.root": config.data.root, **self.overrides}
-        return find_preset(config.name, {name: value for name, value in values.items() if value != ""})
+        return changed(config, self.overrides)
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,10 @@ def trade_off(config: Preset, seed: int = 0) -> dict[str, list[tuple[float, floa
     for label, found in {ALL_TOKENS.label: [ALL_TOKENS], **budgets(config)}.items():
         points[label] = []
         for variant in found:
-            changed = variant.preset(config)
-            score = tables.score(variant.experiment, changed, (seed,), index, data)
+            this = variant.preset(config)
+            score = tables.score(variant.experiment, this, (seed,), index, data)
             if score is not None:
-                vclip = _vclip(variant, changed)
+                vclip = _vclip(variant, this)
                 points[label].append((tower_cost(config.teacher.name, vclip).flops / 1e9, score.top1))
     return points
 
@@ -210,9 +208,9 @@ def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,))
     index, data = tables.clips_of(config)
     rows, used, first = [], [], None
     for variant in which.rows(config):
-        changed = variant.preset(config)
-        runs = tables.find_runs(variant.experiment, changed, seeds, index, data)
-        score = tables.score(variant.experiment, changed, seeds, index, data)
+        this = variant.preset(config)
+        runs = tables.find_runs(variant.experiment, this, seeds, index, data)
+        score = tables.score(variant.experiment, this, seeds, index, data)
         if score is None:
             rows.append([variant.label, NOT_RUN, "", ""])
             continue
@@ -240,11 +238,11 @@ def reduction_table(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     index, data = tables.clips_of(config)
     rows, used = [], []
     for variant in REDUCTIONS:
-        changed = variant.preset(config)
-        score = tables.score(variant.experiment, changed, seeds, index, data)
+        this = variant.preset(config)
+        score = tables.score(variant.experiment, this, seeds, index, data)
         used += list(score.runs) if score else []
         cells = [variant.label, NOT_RUN if score is None else score.cells()[0]]
-        rows.append([*cells, *_costs(changed, _vclip(variant, changed))])
+        rows.append([*cells, *_costs(this, _vclip(variant, this))])
     trained = tables.model_name(config.teacher.name)
     columns = ["Tokens", f"Top-1, {trained}", "tokens into the last block", f"saved for backward, {trained}, MiB"]
     columns += [f"forward pass, {trained}, GFLOP", "saved for backward, ViT-B/16, GiB", "forward pass, ViT-B/16, GFLOP"]

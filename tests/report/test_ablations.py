@@ -59,9 +59,10 @@ def test_an_override_reaches_the_key_of_its_experiment_only() -> None:
 
 
 def test_data_of_ones_own_and_other_overrides_are_kept() -> None:
-    config = preset("smoke", {"data.root": "somewhere", "student.beta": 3})
+    config = preset("smoke", {"data.root": "somewhere", "student.beta": 3, "train_student.workers": 2})
     changed = ablations.ablation("alpha").rows(config)[1].preset(config)
     assert changed.data.root == "somewhere" and changed.student.beta == 3 and changed.student.alpha == 0
+    assert changed.train_student.workers == 2
 
 
 def test_a_table_shows_each_variants_run_and_the_paired_difference(book: Ledger) -> None:
