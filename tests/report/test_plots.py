@@ -142,6 +142,16 @@ def test_forest_draws_one_interval_per_line_from_top_to_bottom() -> None:
     assert len(plots.forest(rows, "top-1").axes[0].lines) == 1
 
 
+def test_a_trade_off_has_a_line_per_method_that_has_points() -> None:
+    lines = {"decay": [(3.0, 60.0), (2.0, 50.0)], "none": [], "merge": [(3.0, 55.0)]}
+    axes = plots.trade_off(lines, "work", "top-1", reference=(4.0, 70.0)).axes[0]
+    level, star, decay, merge = axes.lines
+    assert level.get_ydata() == [70.0, 70.0] and star.get_xydata().tolist() == [[4.0, 70.0]]
+    assert decay.get_xydata().tolist() == [[2.0, 50.0], [3.0, 60.0]], "from left to right"
+    assert merge.get_xydata().tolist() == [[3.0, 55.0]] and decay.get_marker() != merge.get_marker()
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["all tokens", "decay", "merge"]
+
+
 def test_agreement_puts_each_clip_into_one_bar() -> None:
     right = {"a": RNG.random(300) < 0.8, "b": RNG.random(300) < 0.5, "c": RNG.random(300) < 0.3}
     bars, dots = plots.agreement(right).axes
