@@ -104,11 +104,13 @@ def pack(ledger: Ledger, out: Path, keys: Sequence[str] = (), *, unfinished: boo
                 continue
             outcomes.append(Outcome(name, "packed"))
             files |= {f"{name}/{file}": folder / file for file in (RECORD, ARRAYS)}
+        elif not unfinished:
+            if any((folder / "checkpoints").glob("step-*.safetensors")):
+                outcomes.append(Outcome(name, "left out", "unfinished"))
         elif found := _newest_checkpoint(folder):
             path, step = found
-            outcomes.append(Outcome(name, "packed" if unfinished else "left out", f"unfinished, step {step}"))
-            if unfinished:
-                files[f"{name}/checkpoints/{path.name}"] = path
+            outcomes.append(Outcome(name, "packed", f"unfinished, step {step}"))
+            files[f"{name}/checkpoints/{path.name}"] = path
     packed = [_key(outcome.name) for outcome in outcomes if outcome.done == "packed"]
     for wanted in keys or [""]:
         if not any(key.startswith(wanted) for key in packed):
@@ -307,7 +309,8 @@ def _move(staged: Path, target: Path) -> None:
                 write_whole(target / file, partial(shutil.copyfile, staged / file))
             except StorageError:
                 for written in files[:i]:
-                    (target / written).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        (target / written).unlink()
                 raise
 
 

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from migcore import cli, experiments
+from migcore import cli, experiments, training
 from migcore.ledger import Ledger
 from tests.test_experiments import SMALL, write_folder
-from tests.test_ledger import make_arrays, make_run
+from tests.test_ledger import KEYS, UNFINISHED, checkpoint, listed, make_arrays, make_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [f"--set={name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in SMALL.items()]
@@ -98,6 +100,96 @@ def test_an_older_run_is_marked(book: Ledger, run: Run) -> None:
     assert run("runs")[1].rstrip().endswith("fresh, older version")
 
 
+def test_runs_are_listed_with_and_without_the_word(book: Ledger, run: Run) -> None:
+    book.save(make_run(), make_arrays())
+    assert run("runs") == run("runs", "list") and run("runs")[1].startswith(make_run().key)
+
+
+def test_runs_are_packed_here_and_merged_there(
+    book: Ledger, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in KEYS:
+        book.save(make_run(key, **listed()), make_arrays())
+    book.save(make_run("b" * 16, code="0" * 64, **listed()), make_arrays())
+    checkpoint(book.runs / UNFINISHED)
+    names = [make_run(key).name for key in (*KEYS, "b" * 16)]
+    out = tmp_path / "shard 1.zip"
+    status, shown, errors = run("runs", "pack", out)
+    assert (status, errors) == (0, "") and shown.splitlines() == [
+        f"packed {names[0]}",
+        f"packed {names[1]}",
+        f"left out {names[2]}: made by code that has changed since",
+        f"left out {UNFINISHED}: unfinished",
+        f"{out}: 2 packed, 0.00 MB",
+    ]
+    assert run("runs", "pack", out, "a1", "c", "--unfinished")[1].splitlines()[:2] == [
+        f"packed {names[0]}",
+        f"packed {UNFINISHED}: unfinished, step 10",
+    ]
+
+    home = Ledger(tmp_path / "home" / "runs", tmp_path / "home" / "results")
+    monkeypatch.setattr(experiments, "ledger", lambda: home)
+    status, shown, errors = run("runs", "merge", out)
+    assert (status, errors) == (0, "") and shown.splitlines() == [
+        f"merged {names[0]}",
+        f"merged {UNFINISHED}: unfinished, step 10",
+        f"{out}: 2 merged; 0 of an older version",
+    ]
+    assert run("runs")[1].startswith(KEYS[0])
+    assert run("runs", "merge", out)[1].splitlines()[-1] == f"{out}: 2 skipped; 0 of an older version"
+    monkeypatch.setattr("migcore.ledger.source_hash", lambda modules: "changed since")
+    shown = run("runs", "merge", "--record", out)[1]
+    assert shown.splitlines()[-1] == f"{out}: 1 merged, 1 left out; 1 of an older version"
+    assert os.listdir(tmp_path / "home" / "results") == [names[0]]
+    out.write_bytes(out.read_bytes()[:-1])
+    status, shown, errors = run("runs", "merge", out)
+    assert status == 2 and not shown and errors.count("\n") == 1 and "is no archive that can be read" in errors
+
+
+def test_an_unfinished_shard_goes_on_on_another_machine(
+    folder: Path, book: Ledger, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine trains in one go; one is stopped and packs; one merges and trains on, to the same weights."""
+    machines = {name: Ledger(tmp_path / name / "runs") for name in ("whole", "stopped", "resumed")}
+    train = ["train", "posec3d_limb", "--preset", "smoke", "--data", folder, *SETTINGS]
+
+    def at(name: str) -> None:
+        monkeypatch.setattr(experiments, "ledger", lambda: machines[name])
+
+    step = training._Loop.step
+
+    def interrupted(self: Any, loss: Any, optimizer: Any, batch: Any, number: int) -> Any:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, loss, optimizer, batch, number)
+
+    at("whole")
+    assert run(*train)[0] == 0
+    at("stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "step", interrupted)
+        assert run(*train)[0] == 130
+    status, shown, _ = run("runs", "pack", tmp_path / "shard.zip", "--unfinished")
+    assert status == 0 and "unfinished, step 3" in shown
+    at("resumed")
+    assert run("runs", "merge", tmp_path / "shard.zip")[0] == 0
+    assert [path.name for path in machines["resumed"].runs.glob("*/checkpoints/*")] == ["step-00000003.safetensors"]
+    steps = []
+
+    def counted(self: Any, loss: Any, optimizer: Any, batch: Any, number: int) -> Any:
+        steps.append(number)
+        return step(self, loss, optimizer, batch, number)
+
+    monkeypatch.setattr(training._Loop, "step", counted)
+    assert run(*train)[0] == 0 and steps == [3]  # of two epochs of two steps
+    one, two = (next(machines[name].runs.glob("*/weights.safetensors")) for name in ("whole", "resumed"))
+    assert one.parent.name == two.parent.name
+    weights, resumed = load_file(one), load_file(two)  # not the bytes: the entries of the header have no order
+    assert list(weights) == list(resumed) and all(np.array_equal(weights[name], resumed[name]) for name in weights)
+    logits = [machines[n].load_arrays(machines[n].all()[0], "test")["logits"] for n in ("whole", "resumed")]
+    assert np.array_equal(*logits)
+
+
 def test_check(folder: Path, tmp_path: Path, run: Run) -> None:
     status, shown, _ = run("check", folder)
     assert status == 0 and [" ".join(line.split()[:3]) for line in shown.splitlines()[:3]] == [
@@ -152,7 +244,10 @@ def test_bench(run: Run) -> None:
     [
         (["train", "posec3d_join"], "no experiment is called 'posec3d_join'. Did you mean posec3d_joint"),
         (["train", "posec3d_joint", "--preset", "labtop"], "no preset is called 'labtop'. Did you mean laptop?"),
-        (["train", "posec3d_joint", "--set", "epochs=3"], "Did you mean train_posec3d.epochs, train_student.epochs?"),
+        (
+            ["train", "posec3d_joint", "--set", "epochs=3"],
+            "Did you mean train_posec3d.epochs, train_student.epochs, baselines.train_stgcn.epochs",
+        ),
         (["train", "posec3d_joint", "--set", "epochs"], "--set takes FIELD=VALUE, not 'epochs'"),
         (["train", "posec3d_joint", "--set", "train_posec3d.lr=fast"], "train_posec3d.lr cannot be 'fast'"),
         (["train", "posec3d_joint", "--preset", "imigue"], "preset imigue needs a folder of clips"),
@@ -160,6 +255,9 @@ def test_bench(run: Run) -> None:
         (["tables", "--preset", "none"], "no preset is called 'none'"),
         (["teacher", "--set", "step=7"], "no field is called 'step'. Did you mean steps"),
         (["runs", "record"], "no key to record"),
+        (["runs", "pack", "out.zip"], "there is no run to pack"),
+        (["runs", "pack", "out.zip", "abc"], "there is no run to pack whose key begins with 'abc'"),
+        (["runs", "merge", "no/where.zip"], "no/where.zip"),
         (["runs", "record", "abc"], "0 fresh runs have a key that begins with 'abc'"),
         (["check", "no/where"], "no/where"),
         (["check", ".", "--column-map", "openpose34"], "openpose34"),
