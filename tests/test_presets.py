@@ -82,7 +82,7 @@ def test_what_decides_no_number_is_not_in_the_label() -> None:
         ("labtop", {}, r"no preset is called 'labtop'\. Did you mean laptop\?"),
         ("zzz", {}, r"There are smoke, laptop, workstation, imigue"),
         ("laptop", {"train_posec3d.epoch": 1}, r"'train_posec3d.epoch'\. Did you mean .*train_posec3d\.epochs"),
-        ("laptop", {"epochs": 1}, r"Did you mean train_posec3d\.epochs, train_student\.epochs, baselines\.train_stgcn\.epochs"),
+        ("laptop", {"epochs": 1}, r"mean train_posec3d\.epochs, train_student\.epochs, baselines\.train_stgcn\.epochs"),
         ("laptop", {"train_posec3d": 1}, r"no field is called 'train_posec3d'"),
         ("laptop", {"name": "smoke"}, r"no field is called 'name'"),
         ("laptop", {"overrides": ()}, r"no field is called 'overrides'"),
