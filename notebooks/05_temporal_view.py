@@ -168,7 +168,7 @@ Markdown(
 # %%
 x_BTLD = torch.tensor([1.0, 2.0, 0.0]).view(1, 1, 3, 1)  # [cls], two patches
 with torch.no_grad():
-    y_BTLD, scores_BTN = toy("zero")(x_BTLD, score="softmax")
+    y_BTLD, scores_BTN = toy("zero")(x_BTLD, evidence="softmax")
     cut, kept = TokenDecay(share=0.5)(x_BTLD, scores_BTN)
 print("scores", [round(v, 2) for v in scores_BTN.flatten().tolist()])
 print("kept patches", kept.flatten().tolist(), "tokens", cut.flatten().tolist())

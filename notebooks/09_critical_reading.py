@@ -302,7 +302,7 @@ for embedding in ("series", "parallel"):
 attention = TemporalAttention(width=8, heads=2)
 tokens_BTLD = torch.randn(1, 4, 1 + 9, 8, generator=draw)
 with torch.no_grad():
-    y_BTLD, scores_BTN = attention(tokens_BTLD, score="softmax")
+    y_BTLD, scores_BTN = attention(tokens_BTLD, evidence="softmax")
 print("tokens", list(tokens_BTLD.shape), "→ scores", list(scores_BTN.shape))
 
 # %% [markdown]

@@ -362,7 +362,7 @@ def test_keys_are_the_mean_over_heads_and_without_gradient() -> None:
     x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert made(x, "keys")[1].dtype == torch.float32
-    out, keys = made(x, score="keys")
+    out, keys = made(x, "keys")
     assert torch.equal(out, made(x)) and out.requires_grad and not keys.requires_grad
     own = (x @ made.in_proj_weight.T + made.in_proj_bias)[:, :, 1:, 8:16]
     torch.testing.assert_close(keys, (own[..., :4] + own[..., 4:]).detach() / 2)
