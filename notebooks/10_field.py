@@ -73,8 +73,8 @@ table1 = tables.table1(config, seeds=(seed,))
 
 def row(name):
     """The rows of Table 1 of a system, read from the ledger."""
-    rows = [cells for cells in table1.rows if cells[0] == name]
-    return tables.Table("", f"Table 1: {name}", table1.columns, rows)
+    rows = [cells[1:] for cells in table1.rows if cells[0] == name]
+    return tables.Table("", f"Table 1: {name}", table1.columns[1:], rows)
 
 
 # %% [markdown]
@@ -186,8 +186,8 @@ row("TRN")
 # frames of block $m$. For it to see motion, three things are added to the tokens first:
 #
 # $$\begin{aligned}
-# \tilde Y^m_t &= Y^m_t + (c^m * Y^m)_t + p^m_t + Z^m_t, \qquad
-# Z^m_{t,i} = \sum_j A^{t \to t-1}_{ij}\, u^m_{i-j} + \sum_j A^{t \to t+1}_{ij}\, v^m_{i-j}, \\
+# \tilde Y^m_t &= Y^m_t + (c^m * Y^m)_t + p^m_t + Z^m_t, \\
+# Z^m_{t,i} &= \textstyle\sum_j A^{t \to t-1}_{ij}\, u^m_{i-j} + \sum_j A^{t \to t+1}_{ij}\, v^m_{i-j}, \\
 # x &\leftarrow x + \text{Attn}(x, \tilde Y^m), \qquad x \leftarrow x + \text{MLP}(x).
 # \end{aligned}$$ (eq-evl)
 #
@@ -297,6 +297,18 @@ if len(here) > 1:
     for sensor, start in (("keypoints", "Skeleton"), ("film", "RGB")):
         for m in [m for m in single if m.modality.startswith(start)][:1]:
             text += f" Of those that read {sensor} only, {m.name} is ahead ({here[m].top1:.1f} %)."
+for m, s in here.items():
+    history = s.runs[0].history
+    if history and s.low <= most:  # no better than the dashed line
+        text += (
+            f" {m.name} is no better than that guess, and on its own training clips not much better in its last epoch"
+            f" ({history[-1]['train_top1']:.0%} right): it has hardly begun to learn."
+        )
+        if m.experiment == "trn" and not config.baselines.trn.pretrained:
+            text += (
+                " Its ResNet starts from nothing here, and pools each frame into one vector before anything looks at time;"
+                " published ones start from ImageNet, whose weights this build does not have."
+            )
 if not tables.is_real(config):
     text += " The films are drawn and the networks small: what is ahead here need not be ahead on iMiGUE."
 Markdown(f"**What do we see?** {text}")
