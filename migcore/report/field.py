@@ -28,7 +28,7 @@ class System:
         name: as in the table; both rows of PoseC3D are one system.
         year: of the publication that the paper cites.
         film, keypoints: what it reads.
-        space, time: how it looks at a frame, and across frames.
+        space, time: how it looks at a frame, and across frames; film before keypoints.
         start: what its weights start from, as published.
     """
 
@@ -47,14 +47,14 @@ class System:
 
 
 FIELD: tuple[System, ...] = (
-    System("ST-GCN", 2018, False, True, "convolution over bones", "convolution over 9 frames", "nothing"),
-    System("Hyperformer", 2023, False, True, "attention that knows parts", "convolutions over 5 frames", "nothing"),
-    System("PoseC3D", 2022, False, True, "convolution over heat-maps", "the same, in three dimensions", "nothing"),
-    System("TRN", 2018, True, False, "ResNet, frame by frame", "ordered sets of frames", "ImageNet"),
-    System("Frozen clip", 2022, True, False, "CLIP, frame by frame", "a decoder over all frames", "CLIP, frozen"),
-    System("Froster clip", 2024, True, False, "CLIP's attention", "attention to neighbouring frames", "CLIP"),
-    System("DSCNet", 2024, True, True, "ResNet; skeleton as an image", "windows and shifts; convolution", "ImageNet"),
-    System("Ours", 2024, True, True, "CLIP; heat-maps", "neighbouring frames; convolution", "CLIP; texts"),
+    System("ST-GCN", 2018, False, True, "convolution over bones", "convolution over 9", "nothing"),
+    System("Hyperformer", 2023, False, True, "attention, by parts", "convolutions over 5", "nothing"),
+    System("PoseC3D", 2022, False, True, "convolution over heat-maps", "the same, in 3-D", "nothing"),
+    System("TRN", 2018, True, False, "ResNet", "ordered sets", "ImageNet"),
+    System("Frozen clip", 2022, True, False, "CLIP", "a decoder over all", "CLIP, frozen"),
+    System("Froster clip", 2024, True, False, "CLIP", "attention to neighbours", "CLIP"),
+    System("DSCNet", 2024, True, True, "ResNet; convolution", "windows, shifts; convolution", "ImageNet"),
+    System("Ours", 2024, True, True, "CLIP; PoseC3D", "neighbours; convolution", "CLIP; nothing"),
 )
 """The systems of Table 1. "Ours" is the paper's."""
 
@@ -93,13 +93,12 @@ def overview(sizes: Mapping[str, tuple[int, int]]) -> Table:
     Args:
         sizes: of :func:`parameters`.
     """
-    columns = ["System", "year", "film", "keypoints", "space", "time", "starts from", "parameters (M)"]
+    columns = ["System", "year", "reads", "in a frame", "across frames", "starts from", "parameters (M)"]
     rows = []
     for each in FIELD:
         whole, trained = (f"{n / 1e6:.1f}" for n in sizes[each.name])
-        marks = ["yes" if has else "–" for has in (each.film, each.keypoints)]
-        size = whole if whole == trained else f"{whole}, of which {trained} trained"
-        rows.append([each.name, str(each.year), *marks, each.space, each.time, each.start, size])
+        size = whole if whole == trained else f"{whole} ({trained} trained)"
+        rows.append([each.name, str(each.year), each.reads, each.space, each.time, each.start, size])
     notes = ["Parameters are those that judge a clip, at the published sizes, counted on our networks."]
     return Table("tab-field", "What the systems of Table 1 are", columns, rows, notes=notes)
 

@@ -82,7 +82,7 @@ def test_overview_and_landscape_show_these_numbers(sizes: dict[str, tuple[int, i
     assert [row[0] for row in table.rows] == [each.name for each in field.FIELD]
     assert all(len(row) == len(table.columns) for row in table.rows)
     whole, trained = (f"{n / 1e6:.1f}" for n in sizes["Frozen clip"])
-    assert [row[-1] for row in table.rows if "trained" in row[-1]] == [f"{whole}, of which {trained} trained"]
+    assert [row[-1] for row in table.rows if "trained" in row[-1]] == [f"{whole} ({trained} trained)"]
     axes = field.landscape(sizes).axes[0]
     assert {t.get_text() for t in axes.texts} == {f"{n / 1e6:.1f}" for n, _ in sizes.values()}
     shown = {float(np.asarray(c.get_offsets())[0, 0]) for c in axes.collections if len(c.get_offsets())}
