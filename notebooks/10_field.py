@@ -232,10 +232,11 @@ row("Froster clip")
 # laid out as a small image of frames by keypoints. A window becomes one image, so that an ordinary ResNet can read it:
 #
 # $$I = \bigl(c_1 * [f_1, \dots, f_F, \Delta_1, \dots, \Delta_{F-1}]\bigr) \odot
-# \sigma\bigl(c_2 * \max_k \Delta_k\bigr), \qquad \Delta_k = f_{k+1} - f_k.$$ (eq-dscnet)
+# \sigma\bigl(c_2 * \max_k \Delta_k\bigr)$$ (eq-dscnet)
 #
-# The first factor mixes frames and their steps into three channels. The second is a gate between 0 and 1, which looks at the largest
-# step of each pixel: at where something moved ({py:class}`migcore.models.dscnet.STMEM`).
+# with the steps $\Delta_k = f_{k+1} - f_k$, convolutions $c_1$, $c_2$ and the logistic function $\sigma$. The first factor mixes frames
+# and their steps into three channels. The second is a gate between 0 and 1, which looks at the largest step of each pixel: at where
+# something moved ({py:class}`migcore.models.dscnet.STMEM`).
 
 # %% mystnb={"figure": {"name": "fig-window", "caption": "The box over a frame of the clip of this page's data that has the smallest box; the six frames of the window that moves most, cut out; their five steps; and the largest step of each pixel, which the gate looks at (mean over the colours). The convolutions around it are not shown: they would have to be learnt."}, "image": {"alt": "A film frame with a dashed box, six small frames in a row, and under them five maps of change and one of the largest change"}} tags=["remove-input"]
 field_pictures.window(
@@ -290,8 +291,8 @@ if len(here) > 1:
     overlap = [m for m in ours[1:] if here[m].high >= here[best].low]
     text += (
         f" The best of them is {best.name} ({best.modality}) with {here[best].top1:.1f} %, the last {last.name} ({last.modality})"
-        f" with {here[last].top1:.1f} %; the intervals of {len(overlap)} others overlap with its own. Of {len(pairs)} pairs of rows,"
-        f" {kept} stand in the order of the paper's column."
+        f" with {here[last].top1:.1f} %. How many other intervals overlap with that of the best: {len(overlap)}. How many of the {len(pairs)}"
+        f" pairs of rows stand in the order of the paper's column: {kept}."
     )
     single = [m for m in ours if m.modality != "RGB+Skeleton"]
     for sensor, start in (("keypoints", "Skeleton"), ("film", "RGB")):
