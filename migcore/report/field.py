@@ -93,13 +93,13 @@ def overview(sizes: Mapping[str, tuple[int, int]]) -> Table:
     Args:
         sizes: of :func:`parameters`.
     """
-    columns = ["System", "year", "reads", "in a frame", "across frames", "starts from", "parameters (M)"]
+    columns = ["System", "year", "reads", "in a frame", "across frames", "starts from", "size (M)"]
     rows = []
     for each in FIELD:
         whole, trained = (f"{n / 1e6:.1f}" for n in sizes[each.name])
         size = whole if whole == trained else f"{whole} ({trained} trained)"
         rows.append([each.name, str(each.year), each.reads, each.space, each.time, each.start, size])
-    notes = ["Parameters are those that judge a clip, at the published sizes, counted on our networks."]
+    notes = ["Sizes are millions of parameters, those that judge a clip, as published, counted on our networks."]
     return Table("tab-field", "What the systems of Table 1 are", columns, rows, notes=notes)
 
 
