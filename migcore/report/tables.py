@@ -386,7 +386,8 @@ def _cost_cells(experiment: str, config: Preset) -> list[str]:
         cost = system_cost(experiment, config)
     except CheckpointError:  # OpenAI's weights are not on this machine
         return ["", "", ""]
-    return [f"{cost.parameters / 1e6:.3g}", f"{cost.macs / 1e9:.3g}", f"{cost.milliseconds:.3g}"]
+    milliseconds = f"{cost.milliseconds:.0f}" if cost.milliseconds >= 10 else f"{cost.milliseconds:.1f}"
+    return [f"{cost.parameters / 1e6:.3g}", f"{cost.macs / 1e9:.3g}", milliseconds]
 
 
 def _legend(config: Preset, runs: Sequence[Run]) -> list[str]:

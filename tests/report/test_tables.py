@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from migcore import ensemble, experiments, metrics
-from migcore.errors import DataError
+from migcore.errors import CheckpointError, DataError
 from migcore.ledger import Ledger, Run, source_hash
 from migcore.models.cost import Cost, tower_cost
 from migcore.models.vclip import VCLIPConfig
 from migcore.presets import KEEP_MINIATURE, KEEP_VIT_B16, Preset, preset
-from migcore.report import tables
+from migcore.report import costs, tables
+from migcore.report.costs import SystemCost
 from migcore.report.tables import NOT_RUN, PAPER_TABLE1, PAPER_TABLE2, STREAMS, WITHHELD, Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -392,3 +393,18 @@ def test_html_markdown_and_text_show_the_same_cells() -> None:
 def test_names_are_those_that_pages_refer_to() -> None:
     made = tables.table1(SMOKE), tables.table2(SMOKE), tables.table3(SMOKE)
     assert [table.name for table in made] == ["tab-1", "tab-2", "tab-3"]
+
+
+def test_costs_stand_behind_the_numbers_of_this_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(experiment: str, config: Preset) -> SystemCost:
+        if experiment == "evl":
+            raise CheckpointError("OpenAI's weights cannot be fetched")
+        return SystemCost(12_345_678, 9_870_000_000, 4.321 if experiment == "stgcn" else 43.21)
+
+    monkeypatch.setattr(costs, "system_cost", cost)
+    table = tables.table1(SMOKE, costs=True)
+    assert table.columns[-3:] == ["parameters (M)", "GMACs per clip", "ms per clip"]
+    cells = {row[0]: row[-3:] for row in table.rows}
+    assert cells["ST-GCN"] == ["12.3", "9.87", "4.3"] and cells["TRN"] == ["12.3", "9.87", "43"]
+    assert cells["Frozen clip"] == ["", "", ""], "a cell stays empty where a network cannot be built"
+    assert len(tables.table1(SMOKE).columns) == len(table.columns) - 3
