@@ -221,6 +221,7 @@ def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,))
     notes = [
         "Top-1 in percent, [95 % interval over subjects]; the difference is from the first row, on the same clips and"
         " seeds, with the interval of the difference. Choices are made by validation; the test column decides nothing.",
+        *tables.older(used),
         tables.provenance(used),
     ]
     return Table(
@@ -250,6 +251,7 @@ def reduction_table(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
         "Top-1 in percent, [95 % interval over subjects]. All rows but the first keep the same number of patches after"
         " every block. Memory and work are counted as in Table 3: 8 frames, batch 1, float32, attention written out;"
         " ViT-B/16 has the decay that was calibrated for it. Merging weighs keys by their sizes, which takes memory.",
+        *tables.older(used),
         tables.provenance(used),
     ]
     return Table("tab-reduction", "Fewer tokens, by other means", columns, rows, notes)

@@ -397,7 +397,7 @@ def _legend(config: Preset, runs: Sequence[Run]) -> list[str]:
         f" {_data(config)}: only orders of rows can be compared across them. Brackets: 95 % interval over subjects."
         " Under the paper's nine rows stand rows of our own."
     ]
-    return [*lines, *_older(runs)]
+    return [*lines, *older(runs)]
 
 
 def is_real(config: Preset) -> bool:
@@ -409,7 +409,8 @@ def _data(config: Preset) -> str:
     return "real data" if is_real(config) else "the studio, which is drawn"
 
 
-def _older(runs: Sequence[Run]) -> list[str]:
+def older(runs: Sequence[Run]) -> list[str]:
+    """The line that explains † under a table, where one of its runs has it."""
     return ["† recorded with an older version of the code."] if any(run.stale for run in runs) else []
 
 
@@ -440,7 +441,7 @@ def table2(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     ours = [run for source in sources for run in source.find("ours").values()]
     return Table(
         "tab-2", "The impact of different weights on the results", columns, rows, divider=len(PAPER_TABLE2),
-        notes=[*_legend2(config, ours), *_older([*used, *ours]), provenance([*used, *ours])],
+        notes=[*_legend2(config, ours), *older([*used, *ours]), provenance([*used, *ours])],
     )  # fmt: skip
 
 
@@ -637,7 +638,7 @@ def table3(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
         " columns are as they fall: with decay by without, "
         + ", ".join(f"{m.ratio:.2f} ({m.head.removesuffix(' (calibrated)')})" for m in taken if not m.calibrated)
         + ".",
-        *_older(used),
+        *older(used),
         provenance(used),
     ]
     return Table("tab-3", "The impact of token decay on the results", columns, rows, notes=notes)
