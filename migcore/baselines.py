@@ -1,8 +1,8 @@
 """Sizes and recipes of Table 1's other systems, at the four sizes of :mod:`migcore.presets`.
 
 At ``imigue`` each system has the recipe that it was published with; where its authors trained on another data set, that
-is said. The studio's presets are smaller, with learning rates and lengths to match, set once from the published ones;
-none was chosen on test.
+is said. The studio's presets are smaller, with learning rates and lengths to match, set from the published ones and not
+searched; TRN's start was changed once, when it had not learnt at all.
 """
 
 from __future__ import annotations
