@@ -24,7 +24,8 @@ def image_backbone(
     """A ResNet that gives one vector per image.
 
     Args:
-        name: timm's, such as "resnet50", "resnet18", "resnet10t".
+        name: timm's, such as "resnet50", "resnet18", "resnet10t"; one whose layers are ``conv1`` and ``layer1`` to
+            ``layer4``, so no "resnetv2" and no CLIP's.
         width: of all layers, as a share of the published.
         pretrained: fetch timm's weights for it (ImageNet) instead of drawing some.
         generator: source of the initial weights, on the CPU; torch's own if not given.
@@ -38,7 +39,7 @@ def image_backbone(
     """
     import timm  # takes seconds
 
-    known = timm.list_models("resnet*")
+    known = timm.list_models("resnet*", module="resnet")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=4) or ["resnet10t", "resnet18", "resnet50"]
         raise ConfigError(f"timm has no ResNet called {name!r}", hint=f"Did you mean {', '.join(close)}?")

@@ -10,7 +10,7 @@ C classes, H W pixels.
 Choices:
 
 * The published query starts at zero: the normal start that its code means to draw is never called. Here it is drawn,
-  N(0, 0.02).
+  N(0, 0.02); ``query="zero"`` is as published.
 * The frozen tower is no part of the module: features are handed in, so that its weights are neither trained nor saved.
 * Queries and keys of the tower come as its projections give them; the division by √d is done here. They also tell the
   number of heads, which the decoder's own attention shares.
@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,9 @@ class EVLConfig:
         frames: T.
         mlp_factor: width of the hidden layer of a decoder layer's MLP, in widths.
         dropout: probability, inside the MLPs and before the classifier.
+        query: start of the learned query: "normal", or "zero" as published.
+        temporal_conv, temporal_position, temporal_attention: what tells the tokens of time; the published ablations
+            leave some out. What is left out has no parameters.
     """
 
     num_classes: int = 32
@@ -63,6 +66,10 @@ class EVLConfig:
     frames: int = 8
     mlp_factor: float = 4.0
     dropout: float = 0.5
+    query: Literal["normal", "zero"] = "normal"
+    temporal_conv: bool = True
+    temporal_position: bool = True
+    temporal_attention: bool = True
 
     def __post_init__(self) -> None:
         if min(self.num_classes, self.layers, self.frames) < 1:
@@ -71,6 +78,8 @@ class EVLConfig:
             raise ConfigError(f"mlp_factor {self.mlp_factor}", hint="above 0, 4 as published")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout}", hint="a probability in [0, 1)")
+        if self.query not in ("normal", "zero"):
+            raise ConfigError(f"query {self.query!r}", hint="choose from normal, zero")
 
 
 # --- the frozen tower -------------------------------------------------------------------------------------------------
@@ -86,10 +95,17 @@ def frozen_features(visual: VisionTransformer, video_N3THW: Tensor, layers: int)
         layers: M, how many blocks from the end.
 
     Raises:
-        ConfigError: the tower has fewer blocks.
+        ConfigError: the tower has fewer blocks, or blocks of another kind.
         DataError: another shape or type.
     """
-    blocks = visual.transformer.resblocks
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
+    # What other kinds add, such as layer scale or other frames' keys, would silently be left out.
+    plain = [
+        type(b).__name__ == "ResidualAttentionBlock" and isinstance(b.ls_1, nn.Identity) and _is_packed(b.attn)
+        for b in blocks
+    ]
+    if not plain or not all(plain):
+        raise ConfigError("a vision tower of another kind", hint="OpenAI's ViTs and the miniature can be taken")
     if not 1 <= layers <= len(blocks):
         raise ConfigError(f"features of {layers} blocks of a tower of {len(blocks)}")
     size = tuple(int(s) for s in visual.image_size)
@@ -115,6 +131,10 @@ def frozen_features(visual: VisionTransformer, video_N3THW: Tensor, layers: int)
             apart = [rearrange(x, "(n t) h l d -> n t l h d", n=shape[0]) for x in (q, k)]
             found.append({"out": rearrange(x_BLD, "(n t) l d -> n t l d", n=shape[0]), "q": apart[0], "k": apart[1]})
     return found
+
+
+def _is_packed(attention: nn.Module) -> bool:
+    return isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
 
 
 # --- the decoder ------------------------------------------------------------------------------------------------------
@@ -223,15 +243,22 @@ class Decoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if min(width, *grid) < 1:
+            raise ConfigError(f"a decoder of width {width} over {grid} patches", hint="each is at least 1")
         self.config, self.width, self.grid = config, width, grid
         layers = range(config.layers)
         with torch.random.fork_rng(devices=[]):  # the layers draw weights of their own, which are drawn again below
             self.cls_token = nn.Parameter(torch.zeros(width))
             self.decoder_layers = nn.ModuleList([DecoderLayer(width, config) for _ in layers])
-            self.temporal_conv = nn.ModuleList([nn.Conv1d(width, width, 3, padding=1, groups=width) for _ in layers])
-            self.temporal_pos_embed = nn.ParameterList([torch.zeros(config.frames, width) for _ in layers])
-            self.cross_attention = nn.ModuleList([TemporalCrossAttention(width, grid) for _ in layers])
-        nn.init.normal_(self.cls_token, std=_STD, generator=generator)
+            if config.temporal_conv:
+                convs = [nn.Conv1d(width, width, 3, padding=1, groups=width) for _ in layers]
+                self.temporal_conv = nn.ModuleList(convs)
+            if config.temporal_position:
+                self.temporal_pos_embed = nn.ParameterList([torch.zeros(config.frames, width) for _ in layers])
+            if config.temporal_attention:
+                self.cross_attention = nn.ModuleList([TemporalCrossAttention(width, grid) for _ in layers])
+        if config.query == "normal":
+            nn.init.normal_(self.cls_token, std=_STD, generator=generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=_STD, generator=generator)
@@ -254,22 +281,41 @@ class Decoder(nn.Module):
         """
         if len(features) != self.config.layers:
             raise DataError(f"features of {len(features)} blocks", hint=f"this decoder reads {self.config.layers}")
-        tokens = 1 + self.grid[0] * self.grid[1]
-        wanted = (self.config.frames, tokens, self.width)
-        wrong = [tuple(f["out"].shape) for f in features if f["out"].ndim != 4 or tuple(f["out"].shape[1:]) != wanted]
-        if wrong:
-            hint = f"this decoder reads [N, {wanted[0]}, {tokens}, {self.width}]"
-            raise DataError(f"features of shape {list(wrong[0])}", hint=hint)
+        for block in features:
+            self._check(block, len(features[0]["out"]))
         x_NQD = self.cls_token.expand(len(features[0]["out"]), 1, -1)
         for number, block in enumerate(features):
-            y_NTLD = block["out"]
-            over_time = rearrange(y_NTLD, "n t l d -> (n l) d t")
-            moved = rearrange(self.temporal_conv[number](over_time), "(n l) d t -> n t l d", n=len(y_NTLD))
-            motion = self.cross_attention[number](block["q"][:, :, 1:], block["k"][:, :, 1:])
-            place_TD = self.temporal_pos_embed[number]
-            y_NTLD = y_NTLD + moved + place_TD[:, None] + F.pad(motion, (0, 0, 1, 0))
+            y_NTLD = self._with_time(number, block)
             x_NQD = self.decoder_layers[number](x_NQD, rearrange(y_NTLD, "n t l d -> n (t l) d"), block["q"].shape[3])
         return x_NQD
+
+    def _with_time(self, number: int, block: Features) -> Tensor:
+        """[N, T, L, D]: a block's output, with what the convolution, the place in time and the neighbours add."""
+        y_NTLD = block["out"]
+        if self.config.temporal_conv:
+            over_time = rearrange(y_NTLD, "n t l d -> (n l) d t")
+            moved = rearrange(self.temporal_conv[number](over_time), "(n l) d t -> n t l d", n=len(y_NTLD))
+            y_NTLD = y_NTLD + moved
+        if self.config.temporal_position:
+            y_NTLD = y_NTLD + self.temporal_pos_embed[number][:, None]
+        if self.config.temporal_attention:
+            motion = self.cross_attention[number](block["q"][:, :, 1:], block["k"][:, :, 1:])
+            y_NTLD = y_NTLD + F.pad(motion, (0, 0, 1, 0))
+        return y_NTLD
+
+    def _check(self, block: Features, clips: int) -> None:
+        out, q, k = block["out"], block["q"], block["k"]
+        wanted = (clips, self.config.frames, 1 + self.grid[0] * self.grid[1])
+        apart = q.ndim == 5 and q.shape[:3] == wanted and q.shape[3] * q.shape[4] == self.width
+        floating = all(x.is_floating_point() for x in (out, q, k))
+        if out.shape != (*wanted, self.width) or not apart or k.shape != q.shape or not floating:
+            shapes = " and ".join(f"{list(x.shape)}" for x in (out, q, k))
+            size = f"N, {wanted[1]}, {wanted[2]}"
+            raise DataError(
+                f"features of shape {shapes}, of type {out.dtype}",
+                hint=f"this decoder reads [{size}, {self.width}], and [{size}, h, d] twice, h · d = {self.width}; "
+                "all floating, N the same",
+            )
 
 
 class EVL(nn.Module):

@@ -79,7 +79,7 @@ def fuse(x_BTLD: Tensor, scores_BTN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     weights = scores_BTN.gather(-1, rest).float() + torch.finfo(torch.float32).tiny
     weights = (weights / weights.sum(-1, keepdim=True))[..., None]
     with full_precision(x_BTLD):
-        fused = (weights * _take(x_BTLD, rest + 1).float()).sum(2, keepdim=True).to(x_BTLD.dtype)
+        fused = (weights * _take(x_BTLD, rest + 1)).sum(2, keepdim=True).to(x_BTLD.dtype)
     return torch.cat([_take(x_BTLD, F.pad(kept + 1, (1, 0))), fused], 2), kept
 
 
@@ -104,7 +104,14 @@ def merge(x_BTLD: Tensor, keys_BTNd: Tensor, sizes_BTN: Tensor | None, k: int) -
         DataError: the shapes do not fit.
         ConfigError: k is out of range.
     """
+    if keys_BTNd.ndim != 4 or not keys_BTNd.shape[-1]:
+        raise DataError(f"keys of shape {list(keys_BTNd.shape)}", hint="give them [B, T, n, d], one for each patch")
     patches = _check(x_BTLD, keys_BTNd[..., 0], k)
+    if sizes_BTN is not None and sizes_BTN.shape != keys_BTNd.shape[:3]:
+        raise DataError(
+            f"sizes of shape {list(sizes_BTN.shape)} for patches {list(keys_BTNd.shape[:3])}",
+            hint="give the sizes [B, T, n] that the merging before gave, or none",
+        )
     went = _everyone(x_BTLD)
     if k == patches:
         return x_BTLD, went, sizes_BTN

@@ -40,7 +40,8 @@ class TRNConfig:
         hidden: of the relations' networks: 256 as published for several scales, 512 for one.
         multiscale: scales T … 2; otherwise T alone.
         subsets: sets drawn per scale in training, at most.
-        at_test: "all" sets, or "random" ones as published (then answers differ from call to call).
+        at_test: "all" sets; "spaced", as many as training draws, evenly spaced in the list of all (cheaper, and always
+            the same); or "random" ones as published (then answers differ from call to call).
         reduce: "sum" over all terms, as published, or their "mean".
         dropout: probability, on what the backbone gives of a frame.
         backbone: a ResNet of timm (:func:`migcore.models.backbone.image_backbone`).
@@ -56,7 +57,7 @@ class TRNConfig:
     hidden: int = 256
     multiscale: bool = True
     subsets: int = 3
-    at_test: Literal["all", "random"] = "all"
+    at_test: Literal["all", "spaced", "random"] = "all"
     reduce: Literal["sum", "mean"] = "sum"
     dropout: float = 0.8
     backbone: str = "resnet50"
@@ -73,8 +74,8 @@ class TRNConfig:
             raise ConfigError(f"dropout {self.dropout}", hint="a probability in [0, 1)")
         if not 0 < self.feature_std < float("inf"):
             raise ConfigError(f"feature_std {self.feature_std}", hint="above 0")
-        if self.at_test not in ("all", "random"):
-            raise ConfigError(f"at_test {self.at_test!r}", hint="choose from all, random")
+        if self.at_test not in ("all", "spaced", "random"):
+            raise ConfigError(f"at_test {self.at_test!r}", hint="choose from all, spaced, random")
         if self.reduce not in ("sum", "mean"):
             raise ConfigError(f"reduce {self.reduce!r}", hint="choose from sum, mean")
 
@@ -131,7 +132,18 @@ class Relations(nn.Module):
 
         Returns:
             [B, C].
+
+        Raises:
+            ConfigError: there is no relation of that many frames.
+            DataError: another shape or type, or fewer frames.
         """
+        self._at(scale)
+        dim = self.config.feature_dim
+        if not _are_features(x_BTD) or x_BTD.shape[1] < scale or x_BTD.shape[2] != dim:
+            raise DataError(
+                f"features of shape {list(x_BTD.shape)} and type {x_BTD.dtype}",
+                hint=f"a relation of {scale} frames takes floating [B, T, {dim}], T {scale} or more",
+            )
         return self._of_sets(x_BTD, ordered_sets(x_BTD.shape[1], scale), scale).sum(1)
 
     def _of_sets(self, x_BTD: Tensor, sets_NS: Tensor, scale: int) -> Tensor:
@@ -149,13 +161,13 @@ class Relations(nn.Module):
             [B, C].
 
         Raises:
-            DataError: another shape.
+            DataError: another shape or type.
         """
         config = self.config
-        if x_BTD.ndim != 3 or x_BTD.shape[1:] != (config.segments, config.feature_dim):
+        if not _are_features(x_BTD) or x_BTD.shape[1:] != (config.segments, config.feature_dim):
             raise DataError(
-                f"features of shape {list(x_BTD.shape)}",
-                hint=f"this network takes [B, {config.segments}, {config.feature_dim}]",
+                f"features of shape {list(x_BTD.shape)} and type {x_BTD.dtype}",
+                hint=f"this network takes floating [B, {config.segments}, {config.feature_dim}]",
             )
         total, terms = x_BTD.new_zeros(len(x_BTD), config.num_classes), 0
         for scale in config.scales:
@@ -164,6 +176,9 @@ class Relations(nn.Module):
             if self.training or config.at_test == "random":
                 drawn = torch.randperm(len(sets_NS), generator=generator)[:count]
                 total = total + self._of_sets(x_BTD, sets_NS[drawn], scale).sum(1)
+            elif config.at_test == "spaced":
+                middles = (2 * torch.arange(count) + 1) * len(sets_NS) // (2 * count)
+                total = total + self._of_sets(x_BTD, sets_NS[middles], scale).sum(1)
             else:
                 total = total + count * self._of_sets(x_BTD, sets_NS, scale).mean(1)
             terms += count
@@ -215,6 +230,10 @@ class TRN(nn.Module):
         return self.consensus(rearrange(x_ND, "(b t) d -> b t d", b=shape[0]))
 
 
+def _are_features(x: Tensor) -> bool:
+    return x.ndim == 3 and x.is_floating_point()
+
+
 def _as_torch_draws(layer: nn.Linear, generator: torch.Generator | None) -> None:
     """U(±1/√inputs) for weight and bias, torch's own start, from a generator."""
     bound = layer.in_features**-0.5
@@ -248,6 +267,12 @@ def from_published(state: Mapping[str, Tensor], where: str | Path) -> Relations:
     # Scale T is one frame wider than scale T - 1; with a single scale the frames are told by nothing but convention.
     width = inner.shape[1] - second.shape[1] if second is not None and second.ndim == 2 else 0
     dim = width if multiscale and width > 0 else _single_dim(inner.shape[1], multiscale)
+    if inner.shape[1] // dim < 2:
+        raise CheckpointError(
+            f"{prefix}{first}.1.weight has {inner.shape[1]} inputs, one frame of {dim} features",
+            where=where,
+            hint="a relation takes two frames at least",
+        )
     model = Relations(
         TRNConfig(
             num_classes=last.shape[0],

@@ -53,7 +53,7 @@ def evl_decoder(state: State, features: Sequence[Mapping[str, Tensor]], grid: tu
     """EVL's decoder on one clip, pair of patches by pair of patches.
 
     Args:
-        state: the decoder's.
+        state: the decoder's; what it lacks of the convolution, the place in time and the neighbours adds nothing.
         features: of each block, "out" [T, L, D], "q" and "k" [T, L, h, d].
         grid: (h, w) of the patches.
 
@@ -85,16 +85,20 @@ def evl_decoder(state: State, features: Sequence[Mapping[str, Tensor]], grid: tu
 def _with_time(state: State, i: int, block: Mapping[str, Tensor], grid: tuple[int, int]) -> list[list[Tensor]]:
     """The tokens of a block, with what the convolution, the place in time and the neighbours add."""
     out, frames, tokens = block["out"], block["out"].shape[0], block["out"].shape[1]
-    kernel, bias = state[f"temporal_conv.{i}.weight"], state[f"temporal_conv.{i}.bias"]
+    kernel = state.get(f"temporal_conv.{i}.weight")
     made = []
     for t in range(frames):
         row = []
         for token in range(tokens):
-            value = out[t, token] + bias + state[f"temporal_pos_embed.{i}"][t]
-            for step in (-1, 0, 1):
-                if 0 <= t + step < frames:
-                    value = value + kernel[:, 0, step + 1] * out[t + step, token]
-            if token > 0:
+            value = out[t, token]
+            if kernel is not None:
+                value = value + state[f"temporal_conv.{i}.bias"]
+                for step in (-1, 0, 1):
+                    if 0 <= t + step < frames:
+                        value = value + kernel[:, 0, step + 1] * out[t + step, token]
+            if f"temporal_pos_embed.{i}" in state:
+                value = value + state[f"temporal_pos_embed.{i}"][t]
+            if token > 0 and f"cross_attention.{i}.w1" in state:
                 for step, table in ((-1, "w1"), (1, "w2")):
                     if 0 <= t + step < frames:
                         value = value + _motion(state[f"cross_attention.{i}.{table}"], block, t, t + step, token, grid)

@@ -36,6 +36,9 @@ def test_weights_are_a_function_of_the_generator_alone() -> None:
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(ConfigError, match=r"no ResNet called 'resnet51'.*resnet50"):
         image_backbone("resnet51")
+    for other in ("resnetv2_50", "resnet50_clip"):  # without the layers that DSCNet's shift goes into
+        with pytest.raises(ConfigError, match=rf"no ResNet called '{other}'"):
+            image_backbone(other)
     for width in (0.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="width"):
             image_backbone("resnet18", width=width)

@@ -245,6 +245,16 @@ def test_wrong_input_is_named(function: Any) -> None:
             function(wrong, each, 1)
 
 
+def test_merging_names_keys_and_sizes_that_do_not_fit() -> None:
+    x, keys = torch.zeros(2, 3, 5, 8), torch.ones(2, 3, 4, 2)
+    for wrong in (keys[..., 0], keys[..., :0], keys[..., None]):
+        with pytest.raises(DataError, match=r"keys of shape .*\[B, T, n, d\]"):
+            merge(x, wrong, None, 2)
+    for sizes in (torch.ones(2, 3, 5), torch.ones(2, 3, 1), torch.ones(3, 4)):
+        with pytest.raises(DataError, match=r"sizes of shape .* for patches \[2, 3, 4\]"):
+            merge(x, keys, sizes, 2)
+
+
 # --- in the tower -----------------------------------------------------------------------------------------------------
 
 

@@ -93,6 +93,48 @@ def test_the_published_test_is_random_and_follows_a_generator() -> None:
     assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
 
 
+def test_sets_are_drawn_without_replacement() -> None:
+    model = Relations(TRNConfig(num_classes=2, segments=4, feature_dim=2, hidden=3, subsets=6))
+    x = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        drawn = model.train()(x, torch.Generator().manual_seed(1))
+        torch.testing.assert_close(drawn, model.eval()(x))  # six of six sets, so nothing is left to chance
+
+
+def test_a_draw_is_the_largest_scale_and_one_of_the_sets_for_the_whole_batch() -> None:
+    model = Relations(TRNConfig(num_classes=3, segments=3, feature_dim=2, hidden=4, subsets=1)).train()
+    x = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1)
+    generator, seen = torch.Generator().manual_seed(2), set()
+    with torch.no_grad():
+        possible = [model.scale(x, 3) + model.scale(x[:, list(pair)], 2) for pair in ((0, 1), (0, 2), (1, 2))]
+        for _ in range(40):
+            drawn = model(x, generator)
+            assert torch.equal(drawn[0], drawn[1])
+            seen |= {i for i, logits in enumerate(possible) if torch.allclose(drawn, logits, atol=1e-6)}
+    assert seen == {0, 1, 2}
+
+
+def test_published_size_and_start_of_the_relations() -> None:
+    several, one = Relations(TRNConfig()), Relations(TRNConfig(segments=3, hidden=512, multiscale=False))
+    assert sum(p.numel() for p in several.parameters()) == 35 * 256 * 256 + 7 * (256 + 256 * 32 + 32)
+    assert sum(p.numel() for p in one.parameters()) == 768 * 512 + 512 + 512 * 32 + 32
+    first = several.fc_fusion_scales[0][1]  # type: ignore[index]
+    assert first.weight.abs().max() <= 2048**-0.5 and first.weight.std().item() == pytest.approx(6144**-0.5, rel=0.02)
+
+
+def test_spaced_sets_are_always_the_same_few() -> None:
+    config = TRNConfig(num_classes=3, segments=4, feature_dim=2, hidden=4, at_test="spaced")
+    model = Relations(config).eval()
+    x = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        # of 4 triples the first, third and fourth; of 6 pairs the second, fourth and sixth
+        picked = {3: ((0, 1, 2), (0, 2, 3), (1, 2, 3)), 2: ((0, 2), (1, 2), (2, 3))}
+        parts = [model.scale(x[:, list(frames)], scale) for scale, sets in picked.items() for frames in sets]
+        torch.testing.assert_close(model(x), model.scale(x, 4) + torch.stack(parts).sum(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_order_in_time_matters() -> None:
     model = Relations(SMALL).eval()
     x = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -126,6 +168,11 @@ def test_wrong_input_is_named() -> None:
         model.consensus(torch.zeros(1, 3, 3))
     with pytest.raises(ConfigError, match="no relation of 9 frames"):
         model.consensus.scale(torch.zeros(1, 9, 3), 9)
+    for wrong in (torch.zeros(1, 2, 3), torch.zeros(1, 4, 2), torch.zeros(4, 3), torch.zeros(1, 4, 3).long()):
+        with pytest.raises(DataError, match=r"a relation of 3 frames takes floating \[B, T, 3\], T 3 or more"):
+            model.consensus.scale(wrong, 3)
+    with pytest.raises(DataError, match="int64"):
+        model.consensus(torch.zeros(1, 4, 3, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +198,14 @@ def test_files_that_do_not_fit_are_refused() -> None:
         from_published({"conv1.weight": torch.zeros(3)}, "file")
     with pytest.raises(CheckpointError, match="not of a TRN"):
         from_published({**state, "fc_fusion_scales.0.1.weight": torch.zeros(256, 1)}, "file")
+    for name, widths in (("fc_fusion_scales.{}", (10, 3)), ("classifier", (256,))):
+        few = {
+            f"{name.format(i)}.{k}.weight": torch.zeros(*shape)
+            for i, width in enumerate(widths)
+            for k, shape in ((1, (8, width)), (3, (4, 8)))
+        }
+        with pytest.raises(CheckpointError, match=f"{widths[0]} inputs, one frame of"):
+            from_published(few, "file")
     with pytest.raises(CheckpointError, match=r"missing: fc_fusion_scales\.2\.3\.bias"):
         from_published({n: t for n, t in state.items() if n != "fc_fusion_scales.2.3.bias"}, "file")
 
