@@ -105,7 +105,8 @@ def merge(x_BTLD: Tensor, keys_BTNd: Tensor, sizes_BTN: Tensor | None, k: int) -
         ConfigError: k is out of range.
     """
     if keys_BTNd.ndim != 4 or not keys_BTNd.shape[-1]:
-        raise DataError(f"keys of shape {list(keys_BTNd.shape)}", hint="give them [B, T, n, d], one for each patch")
+        hint = "give them [B, T, n, d], for tokens [B, T, 1 + n, D], [cls] first"
+        raise DataError(f"keys of shape {list(keys_BTNd.shape)}", hint=hint)
     patches = _check(x_BTLD, keys_BTNd[..., 0], k)
     if sizes_BTN is not None and sizes_BTN.shape != keys_BTNd.shape[:3]:
         raise DataError(
