@@ -4,6 +4,7 @@
 # BOOK_PRESET=laptop|smoke|workstation|imigue   what the book is built with (book/_ext/paperbook_run.py lists BOOK_*)
 # BOOK_FLAGS="-W --keep-going"                  given to jupyter-book
 # TESTS=tests/data                              which tests
+# WORKERS=auto                                  processes that test: one per core, four at most; 0 for this one alone
 # COVER_MIN=90                                  percent of migcore that the tests must reach
 # INSTALL=no                                    trust the environment as it is
 
@@ -16,6 +17,7 @@ PYTHON ?= python3
 BOOK_FLAGS ?=
 TESTS ?= tests
 COVER_MIN ?= 90
+WORKERS ?= auto
 INSTALL ?= yes
 
 # conda's base environment is nobody's project: it counts as none
@@ -35,7 +37,7 @@ book: install-book
 test: marker := not full
 test-full: marker :=
 test test-full: check
-	python -m pytest -m "$(marker)" --cov=migcore --cov-report=term --cov-fail-under=$(COVER_MIN) $(TESTS)
+	python -m pytest -m "$(marker)" -n $(WORKERS) --maxprocesses 4 --cov=migcore --cov-report=term --cov-fail-under=$(COVER_MIN) $(TESTS)
 
 check: install-dev
 	ruff check .

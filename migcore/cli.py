@@ -121,6 +121,23 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Backbone:
+    """Pre-train the miniature ResNet on stills of the studio: its stand-in for ImageNet. An interrupted run goes on."""
+
+    out: Path | None = None
+    """file to write; default the one that the package ships"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the recipe, such as train.epochs=1"""
+
+    def run(self) -> None:
+        from migcore.models.backbone import MINIATURE_WEIGHTS
+        from migcore.presets import override
+        from migcore.studio.backbone import BackboneTrainConfig, pretrain
+
+        print(pretrain(override(BackboneTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+
+
+@dataclass(frozen=True)
 class Train:
     """Run an experiment, or load its run if it is in the ledger."""
 
@@ -154,8 +171,8 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Print Tables 1-3 beside the paper's numbers; runs that are missing are made first."""
+class _OfRuns:
+    """What the commands share that print what runs have found."""
 
     preset: str = "laptop"
     """smoke, laptop, workstation or imigue"""
@@ -169,6 +186,11 @@ class Tables:
     """leave damaged clips out and list them, instead of stopping"""
     missing: bool = True
     """make the runs that are missing"""
+
+
+@dataclass(frozen=True)
+class Tables(_OfRuns):
+    """Print Tables 1-3 beside the paper's numbers; runs that are missing are made first."""
 
     def run(self) -> None:
         from migcore import experiments
@@ -184,24 +206,12 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Ablate:
+class Ablate(_OfRuns):
     """Print ablations: the method with one part of it changed; runs that are missing are made first."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """alpha, beta, distance, boundary, decay, average, gamma, head, alignment, fusion, reduction or budgets; default
     all but the last"""
-    preset: str = "laptop"
-    """smoke, laptop, workstation or imigue"""
-    seeds: str = "0"
-    """over which our numbers are averaged, such as 0,1,2"""
-    overrides: Overrides = field(default_factory=list)
-    """fields of the preset"""
-    data: Path | None = None
-    """folder of clips in iMiGUE's layout; default the preset's studio"""
-    skip_bad: bool = False
-    """leave damaged clips out and list them, instead of stopping"""
-    missing: bool = True
-    """make the runs that are missing"""
 
     def run(self) -> None:
         from migcore import experiments
@@ -219,7 +229,7 @@ class Ablate:
             print(ablations.reduction_table(config, seeds).to_text())
 
 
-def _preset(command: Train | Tables | Ablate):  # type: ignore[no-untyped-def]  # importing the type would import torch
+def _preset(command: Train | _OfRuns):  # type: ignore[no-untyped-def]  # importing the type would import torch
     from migcore.presets import preset
 
     values = _values(command.overrides)
@@ -355,6 +365,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "studio": Studio,
     "check": Check,
     "teacher": Teacher,
+    "backbone": Backbone,
     "train": Train,
     "tables": Tables,
     "ablate": Ablate,

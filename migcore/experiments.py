@@ -31,7 +31,8 @@ from migcore.data.imigue import ClipIndex, open_dataset
 from migcore.errors import ConfigError
 from migcore.files import locked
 from migcore.ledger import Ledger, Run, canonical, now, run_key, source_commit, source_hash, source_root, versions
-from migcore.presets import Preset
+from migcore.models.backbone import pretrained_identity
+from migcore.presets import DataConfig, Preset
 from migcore.recipes import Job, Made, SplitOutputs, measure
 from migcore.recipes.skeleton import TEXTS_FROM
 from migcore.recipes.student import init_identity, without_decay
@@ -187,6 +188,14 @@ def _film_config(name: str) -> Callable[[Preset], dict[str, Any]]:
     return config
 
 
+def _trn_config(preset: Preset) -> dict[str, Any]:
+    return {**_film_config("trn")(preset), "backbone": pretrained_identity(preset.baselines.trn.pretrained)}
+
+
+def _dense_config(preset: Preset) -> dict[str, Any]:
+    return {**_baseline_config("dense")(preset), "backbone": pretrained_identity(preset.baselines.dense.pretrained)}
+
+
 def _difficulty_config(preset: Preset) -> dict[str, Any]:
     return {"difficulty": preset.difficulty, "size": preset.video.size, "column_map": preset.data.column_map}
 
@@ -272,7 +281,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         (*_sequence_modules("hyperformer"), "migcore.models.stgcn"),  # whose distances it takes
     ),
     "trn": Experiment(
-        recipes.trn, _film_config("trn"), (*_FILM, "migcore.models.backbone", *_baseline_modules("trn", "_pixels"))
+        recipes.trn, _trn_config, (*_FILM, "migcore.models.backbone", *_baseline_modules("trn", "_pixels"))
     ),
     "evl": Experiment(
         recipes.evl,
@@ -281,7 +290,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "dscnet_dense": Experiment(
         recipes.dscnet_dense,
-        _baseline_config("dense"),
+        _dense_config,
         (
             *_FILM,
             *_KEYPOINTS,
@@ -441,10 +450,20 @@ def run_many(
     Raises:
         as :func:`run`.
     """
+    opened: dict[tuple[Path, DataConfig], ClipIndex] = {}  # once for all: real data take a while
+
+    def index_of(preset: Preset) -> ClipIndex:
+        where = data_folder(preset), preset.data
+        if where not in opened:
+            opened[where] = dataset(preset)
+        return opened[where]
+
+    for name, _ in jobs:
+        experiment(name)
     todo: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
     first: dict[str, tuple[str, Preset]] = {}
     for name, preset in jobs:
-        data = identity(dataset(preset))
+        data = identity(index_of(preset))
         this = key(name, preset, seed, data)
         found = ledger().get(this)
         if found is None or (weights and not has_weights(found)):
@@ -462,7 +481,7 @@ def run_many(
         ) as pool:
             for done in [pool.submit(run, name, preset, seed, weights=weights) for name, preset in todo.values()]:
                 done.result()
-    return [run(name, preset, seed, weights=weights) for name, preset in jobs]
+    return [_run(name, preset, seed, index_of(preset), True, weights) for name, preset in jobs]
 
 
 def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, weights: bool = False) -> Run:

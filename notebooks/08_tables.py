@@ -29,10 +29,13 @@ from IPython.display import Markdown
 
 from migcore import experiments, metrics, presets
 from migcore.labels import CLASSES
-from migcore.report import plots, tables
+from migcore.report import claims, plots, tables
 
 config = presets.preset(preset, overrides)
 index = experiments.dataset(config)
+seeds = tuple(
+    sorted({seed, *claims.known_seeds(config)})
+)  # all with which the whole method was run
 
 # %% [markdown]
 # ## How to read them
@@ -54,7 +57,7 @@ Markdown(
 # ## Table 1: comparison with other methods
 
 # %% tags=["remove-input"]
-table1 = tables.table1(config, seeds=(seed,), costs=True)
+table1 = tables.table1(config, seeds=seeds, costs=True)
 table1
 
 # %% [markdown]
@@ -66,7 +69,7 @@ table1
 # ## Table 2: weights of the three streams
 
 # %% tags=["remove-input"]
-table2 = tables.table2(config, seeds=(seed,))
+table2 = tables.table2(config, seeds=seeds)
 table2
 
 # %% [markdown]
@@ -82,7 +85,7 @@ table2
 # ## Table 3: token decay
 
 # %% tags=["remove-input"]
-table3 = tables.table3(config, seeds=(seed,))
+table3 = tables.table3(config, seeds=seeds)
 table3
 
 # %% [markdown]

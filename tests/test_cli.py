@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from migcore import cli, experiments, training
 from migcore.ledger import Ledger
+from migcore.models.backbone import MINIATURE_WEIGHTS
 from tests.test_experiments import SMALL, write_folder
 from tests.test_ledger import KEYS, UNFINISHED, checkpoint, listed, make_arrays, make_run
 
@@ -56,7 +57,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     code = "import sys; from migcore.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
-    for command in ("studio", "teacher", "train", "runs", "tables", "check", "bench"):
+    for command in ("studio", "teacher", "backbone", "train", "runs", "tables", "check", "bench"):
         assert f"• {command}" in done.stdout
 
 
@@ -216,6 +217,20 @@ def test_studio(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert status == 0 and "train" in shown and (calls[0].seed, calls[0].size) == (7, 16)
     status, _, errors = run("studio", tmp_path / "t", "--preset", "imigue")
     assert status == 2 and errors.count("\n") == 1
+
+
+def test_backbone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fake(config: Any, out: Path) -> Path:
+        asked.append((config.stills, config.train.epochs, out))
+        return out
+
+    monkeypatch.setattr("migcore.studio.backbone.pretrain", fake)
+    changes = ("--set", "stills=6000", "--set", "train.epochs=1")
+    assert run("backbone", "--out", "weights", *changes)[:2] == (0, "weights\n")
+    assert run("backbone")[0] == 0
+    assert asked == [(6000, 1, Path("weights")), (60_000, 6, MINIATURE_WEIGHTS)]
 
 
 def test_teacher(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
-from migcore.models.backbone import image_backbone
+from migcore.models.backbone import Pretrained, check_pretrained, image_backbone
 from migcore.models.weights import load_into
 
 _WIDTHS = ((44, 60), (48, 80), (56, 120), (160, 160), (72, 200), (240, 240), (320, 320))
@@ -315,7 +315,7 @@ class DenseConfig:
         window: frames of each.
         backbone: name of a ResNet, as :func:`~migcore.models.backbone.image_backbone` takes it.
         backbone_width: of its layers, as a share of the published.
-        pretrained: start the ResNet from ImageNet (fetches weights).
+        pretrained: where its weights come from, "imagenet" as published.
         shift_div: one in this many channels moves to each side.
         dropout: probability, on the feature of each segment.
     """
@@ -325,13 +325,14 @@ class DenseConfig:
     window: int = 6
     backbone: str = "resnet50"
     backbone_width: float = 1.0
-    pretrained: bool = False
+    pretrained: Pretrained = "none"
     shift_div: int = 8
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
         if min(self.num_classes, self.segments) < 1:
             raise ConfigError("num_classes and segments are at least 1")
+        check_pretrained(self.pretrained)
         if self.window < 2:
             raise ConfigError(f"window {self.window}", hint="a step needs two frames")
         if self.shift_div < 2:

@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
-from migcore.models.backbone import image_backbone
+from migcore.models.backbone import Pretrained, check_pretrained, image_backbone
 from migcore.models.weights import load_into
 
 
@@ -46,7 +46,7 @@ class TRNConfig:
         dropout: probability, on what the backbone gives of a frame.
         backbone: a ResNet of timm (:func:`migcore.models.backbone.image_backbone`).
         backbone_width: of its layers, as a share of the published.
-        pretrained: with timm's weights.
+        pretrained: where its weights come from, "imagenet" as published.
         feature_std: deviation of the initial weights of the layer that makes the features; 0.001 as published, which
             suits a pretrained backbone: one that starts from nothing gets next to no gradient through it.
     """
@@ -62,7 +62,7 @@ class TRNConfig:
     dropout: float = 0.8
     backbone: str = "resnet50"
     backbone_width: float = 1.0
-    pretrained: bool = False
+    pretrained: Pretrained = "none"
     feature_std: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -76,6 +76,7 @@ class TRNConfig:
             raise ConfigError(f"feature_std {self.feature_std}", hint="above 0")
         if self.at_test not in ("all", "spaced", "random"):
             raise ConfigError(f"at_test {self.at_test!r}", hint="choose from all, spaced, random")
+        check_pretrained(self.pretrained)
         if self.reduce not in ("sum", "mean"):
             raise ConfigError(f"reduce {self.reduce!r}", hint="choose from sum, mean")
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from migcore.baselines import with_drawn_weights
 from migcore.data.layouts import layout
 from migcore.experiments import EXPERIMENTS
 from migcore.heatmaps import joint_heatmaps, limb_heatmaps
@@ -69,6 +70,7 @@ def system_cost(experiment: str, preset: Preset) -> SystemCost:
         experiment: a name.
         preset: its sizes.
     """
+    preset = dataclasses.replace(preset, baselines=with_drawn_weights(preset.baselines))
     inputs = EXPERIMENTS[experiment].depends
     if experiment not in _PARTS:
         parts = [system_cost(other, preset) for other in inputs]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import nn
 
+from migcore.baselines import with_drawn_weights
 from migcore.models.cost import tower_cost
 from migcore.models.evl import EVL
 from migcore.models.posec3d import PoseC3D
@@ -65,6 +66,7 @@ def parameters() -> dict[str, tuple[int, int]]:
     A CLIP's text tower is not needed: its class embeddings are computed once.
     """
     config = preset("imigue")
+    config = dataclasses.replace(config, baselines=with_drawn_weights(config.baselines))
     tower = tower_cost(VIT).parameter_bytes // 4  # float32
     evl = EVL(config.baselines.evl, 768, (14, 14))  # ViT-B/16
     pose = PoseC3D(config.posec3d)

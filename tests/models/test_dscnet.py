@@ -279,8 +279,8 @@ def test_the_backbone_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(dscnet, "image_backbone", backbone)
     generator = gen(0)
     with pytest.raises(ConfigError, match="backbone 'vit' has no residual blocks"):
-        DenseStream(DenseConfig(backbone="vit", pretrained=True), generator=generator)
-    assert asked == {"name": "vit", "width": 1.0, "pretrained": True, "generator": generator}
+        DenseStream(DenseConfig(backbone="vit", pretrained="imagenet"), generator=generator)
+    assert asked == {"name": "vit", "width": 1.0, "pretrained": "imagenet", "generator": generator}
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
