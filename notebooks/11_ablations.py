@@ -157,6 +157,13 @@ ablations.ablation_table(config, ablations.ablation("alignment"), (seed,))
 ablations.ablation_table(config, ablations.ablation("fusion"), (seed,))
 
 # %% [markdown]
+# ## What do we see?
+
+# %% tags=["remove-input"]
+said = [ablations.conclusion(config, each, (seed,)) for each in ablations.ABLATIONS]
+Markdown("\n".join(f"* {each}" for each in said))
+
+# %% [markdown]
 # ## Summary
 #
 # * Each table changes one field; the first row is what the presets do.

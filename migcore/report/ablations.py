@@ -197,8 +197,26 @@ def variants(config: Preset, names: Sequence[str] = ()) -> list[Variant]:
     return list({(v.experiment, v.preset(config).label): v for v in reversed(found)}.values())[::-1]
 
 
-def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> Table:
-    """An ablation as a table: validation and test top-1 of each variant, and the difference from the first.
+@dataclass(frozen=True)
+class Reading:
+    """What the runs of a variant say.
+
+    Attributes:
+        variant: which.
+        validation: top-1 on validation in percent, mean over the seeds.
+        score: on the split that decides nothing.
+        difference: top-1 less that of the first variant on the same clips and seeds, in points, and its 95 % interval
+            over subjects; None for the first itself, and where the two share no seed.
+    """
+
+    variant: Variant
+    validation: float
+    score: tables.Score
+    difference: tuple[float, float, float] | None
+
+
+def readings(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> list[Reading | None]:
+    """The runs of an ablation's rows, in their order; None where there is none.
 
     Args:
         config: preset of the method's runs.
@@ -206,18 +224,35 @@ def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,))
         seeds: over which numbers are averaged.
     """
     index, data = tables.clips_of(config)
-    rows, used, first = [], [], None
+    found: list[Reading | None] = []
+    first: Mapping[int, Run] = {}
     for variant in which.rows(config):
         this = variant.preset(config)
         runs = tables.find_runs(variant.experiment, this, seeds, index, data)
         score = tables.score(variant.experiment, this, seeds, index, data)
         if score is None:
-            rows.append([variant.label, NOT_RUN, "", ""])
+            found.append(None)
             continue
-        used += list(score.runs)
         first = first or runs
         validation = 100 * sum(run.metrics["val"]["top1"] for run in score.runs) / len(score.runs)
-        rows.append([variant.label, f"{validation:.2f}", score.cells()[0], _difference(runs, first, score.split)])
+        found.append(Reading(variant, validation, score, _difference(runs, first, score.split)))
+    return found
+
+
+def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> Table:
+    """An ablation as a table: validation and test top-1 of each variant, and the difference from the first.
+
+    Args:
+        config, which, seeds: as for :func:`readings`.
+    """
+    rows, used = [], []
+    for variant, found in zip(which.rows(config), readings(config, which, seeds), strict=True):
+        if found is None:
+            rows.append([variant.label, NOT_RUN, "", ""])
+            continue
+        used += list(found.score.runs)
+        apart = "" if found.difference is None else _points(found.difference)
+        rows.append([variant.label, f"{found.validation:.2f}", found.score.cells()[0], apart])
     notes = [
         "Top-1 in percent, [95 % interval over subjects]; the difference is from the first row, on the same clips and"
         " seeds, with the interval of the difference. Choices are made by validation; the test column decides nothing.",
@@ -227,6 +262,40 @@ def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,))
     return Table(
         "", f"{which.question} ({which.where})", ["Variant", "validation", "test", "difference on test"], rows, notes
     )
+
+
+def conclusion(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> str:
+    """An ablation in a sentence or two: what validation would choose, and what that does on test.
+
+    Args:
+        config, which, seeds: as for :func:`readings`.
+    """
+    known = [found for found in readings(config, which, seeds) if found is not None]
+    if len(known) < 2:
+        return f"{which.question} There are too few runs to say."
+    first = known[0]
+    best = max(known, key=lambda found: found.validation)  # of equal ones the first
+    if best is first:
+        closest = max(known[1:], key=lambda found: found.validation)
+        text = (
+            f"Validation chooses *{first.variant.label}*, {first.validation - closest.validation:.2f} points ahead of"
+        )
+        text += f" *{closest.variant.label}*."
+    else:
+        text = (
+            f"Validation would choose *{best.variant.label}*, {best.validation - first.validation:.2f} points ahead of"
+        )
+        text += f" *{first.variant.label}*."
+        if best.difference is not None:
+            text += f" On test that is {_points(best.difference)} points."
+    told = [found for found in known if found.difference and (found.difference[1] > 0 or found.difference[2] < 0)]
+    apart = ", ".join(f"*{found.variant.label}* ({_points(found.difference)})" for found in told if found.difference)
+    text += (
+        f" Apart from the first row on test, by their intervals: {apart}."
+        if told
+        else (" On test no interval of a difference excludes zero.")
+    )
+    return f"{which.question} {text}"
 
 
 def reduction_table(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
@@ -277,18 +346,22 @@ def _costs(config: Preset, vclip: VCLIPConfig) -> list[str]:
     ]
 
 
-def _difference(runs: Mapping[int, Run], first: Mapping[int, Run], split: str) -> str:
-    """Top-1 of some runs less that of others, in points over the seeds that both have, with its interval."""
+def _difference(runs: Mapping[int, Run], first: Mapping[int, Run], split: str) -> tuple[float, float, float] | None:
+    """Top-1 of some runs less that of others, in points over the seeds that both have, and its interval."""
     apart, subjects = [], []
     for seed in sorted(runs.keys() & first.keys()):
         if runs[seed].key == first[seed].key:
-            return ""
+            return None
         clips = tables.same_clips({"this": runs[seed], "first": first[seed]}, split)
         a, b = (metrics.correct(clips.logits[name], clips.labels).astype(float) for name in ("this", "first"))
         apart.append(a - b)
         subjects.append(clips.subjects)
     if not apart:
-        return ""
-    low, high = tables.interval(np.concatenate(apart), np.concatenate(subjects))
-    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    return f"{100 * float(np.concatenate(apart).mean()):+.2f}{interval}"
+        return None
+    mean = 100 * float(np.concatenate(apart).mean())
+    return mean, *tables.interval(np.concatenate(apart), np.concatenate(subjects))
+
+
+def _points(difference: tuple[float, float, float]) -> str:
+    mean, low, high = difference
+    return f"{mean:+.2f}" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")

@@ -81,6 +81,31 @@ def test_a_table_shows_each_variants_run_and_the_paired_difference(book: Ledger)
     assert table.rows[1][3].startswith("+25.00 [")
     assert table.rows[2][1:] == [NOT_RUN, "", ""]
 
+    told = ablations.conclusion(SMOKE, which)
+    assert f"would choose *{second.label}*, 25.00 points ahead of *{first.label}*" in told
+    assert f"On test that is {table.rows[1][3]} points." in told and third.label not in told
+
+
+def test_a_conclusion_names_what_validation_chooses_and_what_stands_apart(book: Ledger) -> None:
+    which = ablations.ablation("beta")
+    rows = which.rows(SMOKE)
+    assert "too few runs" in ablations.conclusion(SMOKE, which)
+    for variant, right, validation in zip(rows, (0.75, 0.75, 0.0, 1.0), (0.6, 0.6, 0.5, 0.55), strict=True):
+        run = add(book, variant.experiment, variant.preset(SMOKE), right=right)
+        book.save(
+            dataclasses.replace(run, metrics={**run.metrics, "val": {**run.metrics["test"], "top1": validation}}),
+            {f"test.{k}": v for k, v in book.load_arrays(run, "test").items()},
+        )
+    first, same, worse, better = ablations.readings(SMOKE, which)
+    assert first and same and worse and better and first.difference is None
+    assert same.difference == (0, 0, 0) and worse.difference and worse.difference[2] < 0
+    assert better.difference and better.difference[0] == 25
+    told = ablations.conclusion(SMOKE, which)
+    assert f"chooses *{rows[0].label}*, 0.00 points ahead of *{rows[1].label}*" in told
+    apart = told.partition("by their intervals: ")[2]
+    assert rows[2].label in apart and rows[1].label not in apart
+    assert (rows[3].label in apart) == (better.difference[1] > 0)
+
 
 def test_the_reductions_stand_beside_their_cost(book: Ledger) -> None:
     add(book, "froster", SMOKE, right=0.8)
