@@ -108,7 +108,7 @@ def _laptop() -> Baselines:
             sixteen, epochs=16, lr=0.02, weight_decay=4e-4, warmup_epochs=1, clip_norm=5.0
         ),
         trn=TRNConfig(**_STUDIO, dropout=0.2, feature_std=0.05),
-        train_trn=dataclasses.replace(sixteen, epochs=10, lr=0.02, weight_decay=5e-4, clip_norm=20.0),
+        train_trn=dataclasses.replace(sixteen, epochs=10, lr=0.005, weight_decay=5e-4, clip_norm=20.0),
         evl=EVLConfig(dropout=0.2),
         train_evl=dataclasses.replace(
             sixteen, optimizer="adamw", epochs=12, lr=4e-4, betas=(0.9, 0.999), weight_decay=0.05, warmup_epochs=1,

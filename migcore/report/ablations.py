@@ -277,24 +277,21 @@ def conclusion(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> 
     best = max(known, key=lambda found: found.validation)  # of equal ones the first
     if best is first:
         closest = max(known[1:], key=lambda found: found.validation)
-        text = (
-            f"Validation chooses *{first.variant.label}*, {first.validation - closest.validation:.2f} points ahead of"
-        )
-        text += f" *{closest.variant.label}*."
+        ahead = first.validation - closest.validation
+        text = f"Validation chooses *{first.variant.label}*, {ahead:.2f} points ahead of *{closest.variant.label}*."
+        if ahead == 0:
+            text = f"Validation cannot tell *{first.variant.label}* from *{closest.variant.label}*."
     else:
-        text = (
-            f"Validation would choose *{best.variant.label}*, {best.validation - first.validation:.2f} points ahead of"
-        )
-        text += f" *{first.variant.label}*."
+        ahead = best.validation - first.validation
+        text = f"Validation would choose *{best.variant.label}*, {ahead:.2f} points ahead of *{first.variant.label}*."
         if best.difference is not None:
             text += f" On test that is {_points(best.difference)} points."
     told = [found for found in known if found.difference and (found.difference[1] > 0 or found.difference[2] < 0)]
     apart = ", ".join(f"*{found.variant.label}* ({_points(found.difference)})" for found in told if found.difference)
-    text += (
-        f" Apart from the first row on test, by their intervals: {apart}."
-        if told
-        else (" On test no interval of a difference excludes zero.")
-    )
+    if told:
+        text += f" Apart from the first row on test, by their intervals: {apart}."
+    else:
+        text += " On test no interval of a difference excludes zero."
     return f"{which.question} {text}"
 
 
