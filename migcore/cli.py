@@ -157,11 +157,13 @@ class Train:
     """file of published weights that a video student starts from: FROSTER's, Open-VCLIP's or a CLIP's"""
     skip_bad: bool = False
     """leave damaged clips out and list them, instead of stopping"""
+    weights: bool = False
+    """the trained weights are wanted too: a recorded run, which has none, is made again"""
 
     def run(self) -> None:
         from migcore import experiments
 
-        run = experiments.run(self.experiment, _preset(self), self.seed, wait=False)
+        run = experiments.run(self.experiment, _preset(self), self.seed, wait=False, weights=self.weights)
         for split, values in run.metrics.items():
             if values:
                 print(f"{split}: " + "  ".join(f"{n} {100 * values[n]:.2f}" for n in ("top1", "top5", "mean_class")))
@@ -229,13 +231,13 @@ class Ablate(_OfRuns):
             print(ablations.reduction_table(config, seeds).to_text())
 
 
-def _preset(command: Train | _OfRuns):  # type: ignore[no-untyped-def]  # importing the type would import torch
+def _preset(command: Train | _OfRuns | Predict):  # type: ignore[no-untyped-def]  # importing the type would import torch
     from migcore.presets import preset
 
     values = _values(command.overrides)
     if command.data is not None:
         values["data.root"] = str(command.data)
-    if command.skip_bad:
+    if getattr(command, "skip_bad", False):
         values["data.skip_bad"] = "true"
     if isinstance(command, Train) and command.init is not None:
         values["init"] = str(command.init)
@@ -361,12 +363,68 @@ class Bench:
         print(pd.DataFrame([asdict(row) for row in rows]).to_string(index=False, float_format="%.3g"))
 
 
+@dataclass(frozen=True)
+class Predict:
+    """Say what is seen in a film, window by window, with the weights of runs on this machine."""
+
+    video: tyro.conf.Positional[Path]
+    """the film"""
+    skeleton: Path | None = None
+    """its skeleton file, a row per frame; without it the film's stream judges alone"""
+    labels: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
+    """a class of your own instead of the 32, as "touch nose: a hand at the nose"; film alone"""
+    preset: str = "laptop"
+    """whose runs: laptop, workstation or imigue"""
+    seed: int = 0
+    """of the runs"""
+    overrides: Overrides = field(default_factory=list)
+    """fields of the preset"""
+    data: Path | None = None
+    """folder of clips that the runs were trained on; default the preset's studio"""
+    seconds: float = 2.0
+    """length of a window"""
+    stride: float = 1.0
+    """from the start of one window to the start of the next"""
+    top: int = 3
+    """classes to print"""
+    out: Path | None = None
+    """folder for a table of all probabilities (CSV) and a time line (PNG)"""
+
+    def run(self) -> None:
+        from migcore.predict import load_predictor
+
+        if self.top < 1:
+            raise ConfigError(f"the best {self.top} classes cannot be printed", hint="at least one")
+        predictor = load_predictor(_preset(self), self.seed, skeleton=self.skeleton is not None)
+        found = predictor.predict(
+            self.video, self.skeleton, labels=self.labels, seconds=self.seconds, stride=self.stride
+        )
+        for window, (start, end) in enumerate(found.seconds):
+            best = "  ".join(f"{name} {100 * p:.0f} %" for name, p in found.top(self.top, window))
+            print(f"{start:7.2f} - {end:.2f} s  {best}")
+        print("judged by " + ", ".join(f"{name} ({weight:.2f})" for name, weight in found.streams.items()))
+        for note in found.notes:
+            print(f"note: {note}")
+        if self.out is not None:
+            from migcore.files import write_whole
+            from migcore.report.plots import timeline
+
+            print(found.save(self.out / f"{self.video.stem}.csv"))
+            figure, path = (
+                timeline(found.seconds, found.probabilities, found.labels),
+                self.out / f"{self.video.stem}.png",
+            )
+            write_whole(path, lambda new: figure.savefig(new, format="png", dpi=150))
+            print(path)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "studio": Studio,
     "check": Check,
     "teacher": Teacher,
     "backbone": Backbone,
     "train": Train,
+    "predict": Predict,
     "tables": Tables,
     "ablate": Ablate,
     "runs": Runs,

@@ -117,6 +117,7 @@ class Experiment:
         depends: experiments whose outputs it takes.
         random: different seeds give different numbers; if not, there is one run, with seed 0.
         texts: its runs keep class embeddings.
+        weights: its runs keep trained weights; a fusion has none but those of what it depends on.
     """
 
     make: Callable[[Job], Made]
@@ -125,6 +126,7 @@ class Experiment:
     depends: tuple[str, ...] = ()
     random: bool = True
     texts: bool = False
+    weights: bool = True
 
 
 def _skeleton_config(preset: Preset) -> dict[str, Any]:
@@ -264,15 +266,19 @@ _DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.
 
 EXPERIMENTS: dict[str, Experiment] = {
     "zero_shot": Experiment(
-        recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes.clip:zero_shot"), random=False
+        recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes.clip:zero_shot"), random=False, weights=False
     ),
     "linear_probe": Experiment(
-        recipes.linear_probe, _probe_config, (*_VIDEO, "migcore.recipes.clip:linear_probe,fit_linear")
+        recipes.linear_probe, _probe_config, (*_VIDEO, "migcore.recipes.clip:linear_probe,fit_linear"), weights=False
     ),
     "posec3d_joint": Experiment(recipes.posec3d_joint, _skeleton_config, _SKELETON),
     "posec3d_limb": Experiment(recipes.posec3d_limb, _skeleton_config, _SKELETON),
     "posec3d_fusion": Experiment(
-        recipes.even_fusion, lambda preset: {}, _EVEN_FUSION, depends=("posec3d_joint", "posec3d_limb")
+        recipes.even_fusion,
+        lambda preset: {},
+        _EVEN_FUSION,
+        depends=("posec3d_joint", "posec3d_limb"),
+        weights=False,
     ),
     "stgcn": Experiment(recipes.stgcn, _baseline_config("stgcn"), _sequence_modules("stgcn")),
     "hyperformer": Experiment(
@@ -314,7 +320,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
     ),
     "dscnet": Experiment(
-        recipes.even_fusion, lambda preset: {}, _EVEN_FUSION, depends=("dscnet_dense", "dscnet_sparse")
+        recipes.even_fusion,
+        lambda preset: {},
+        _EVEN_FUSION,
+        depends=("dscnet_dense", "dscnet_sparse"),
+        weights=False,
     ),
     "vclip": Experiment(recipes.vclip, _plain_student_config, _STUDENT, texts=True),
     "froster": Experiment(recipes.froster, _whole_student_config, _STUDENT, texts=True),
@@ -326,9 +336,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         lambda preset: {"search": preset.search},
         ("migcore.ensemble", _METRICS, "migcore.recipes.fusion:same_clips,_fused,ours"),
         depends=("froster_decay", "posec3d_joint_text", "posec3d_limb_text"),
+        weights=False,
     ),
-    "difficulty_skeleton": Experiment(recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY),
-    "difficulty_film": Experiment(recipes.difficulty_film, _difficulty_config, _DIFFICULTY),
+    "difficulty_skeleton": Experiment(recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False),
+    "difficulty_film": Experiment(recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False),
 }
 """All experiments by name."""
 
@@ -402,7 +413,8 @@ def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True, weights:
         preset: sizes, recipe and data.
         seed: of weights, order and augmentation.
         wait: when another process is making this very run, wait for it and load its result; else refuse.
-        weights: the trained weights are wanted too: a recorded run, which has none, is made again.
+        weights: the trained weights are wanted too: a recorded run, which has none, is made again (of a fusion, those
+            that it depends on).
 
     Returns:
         the run, with metrics of every split that has labels.
@@ -458,15 +470,16 @@ def run_many(
             opened[where] = dataset(preset)
         return opened[where]
 
-    for name, _ in jobs:
-        experiment(name)
+    fused = [(other, p) for name, p in jobs if not experiment(name).weights for other in experiment(name).depends]
+    if weights and fused:
+        run_many(fused, seed, processes=processes, weights=True)
     todo: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
     first: dict[str, tuple[str, Preset]] = {}
     for name, preset in jobs:
         data = identity(index_of(preset))
         this = key(name, preset, seed, data)
         found = ledger().get(this)
-        if found is None or (weights and not has_weights(found)):
+        if found is None or (weights and _lacks_weights(found)):
             todo[this] = name, preset
             first |= {key(other, preset, seed, data): (other, preset) for other in experiment(name).depends}
     if missing := [job for this, job in first.items() if ledger().get(this) is None]:
@@ -487,9 +500,12 @@ def run_many(
 def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, weights: bool = False) -> Run:
     this, book, data = experiment(name), ledger(), identity(index)
     seed = seed if this.random else 0
+    if weights and not this.weights:
+        for other in this.depends:
+            _run(other, preset, seed, index, wait, weights)
     this_key = key(name, preset, seed, data)
     found = book.get(this_key)
-    if found is not None and (not weights or has_weights(found)):
+    if found is not None and not (weights and _lacks_weights(found)):
         return found
     inputs = {other: _run(other, preset, seed, index, wait) for other in this.depends}
     accelerator = make_accelerator(preset.train_posec3d)
@@ -546,6 +562,10 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
 def has_weights(run: Run) -> bool:
     """Whether the trained weights of a run are on this machine."""
     return run.folder is not None and (run.folder / WEIGHTS).is_file()
+
+
+def _lacks_weights(run: Run) -> bool:
+    return EXPERIMENTS[run.experiment].weights and not has_weights(run)
 
 
 def _outputs(book: Ledger, run: Run) -> dict[str, SplitOutputs]:

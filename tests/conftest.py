@@ -19,13 +19,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is there: processes besi
 
 from tests.book.building import Book, copy_repository, run  # noqa: E402
 
+LOOK_AT_THE_BOOK = ("test_book", "test_browser", "test_own_film", "test_readme")
+
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     """A file's tests run in one process, and so do all that look at the book: what they share is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = Path(nodeid.split("::")[0])
-        return "book" if file.stem in ("test_book", "test_browser", "test_readme") else str(file)
+        return "book" if file.stem in LOOK_AT_THE_BOOK else str(file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -34,7 +34,9 @@ def test_commands(book: Book, command: str) -> None:
     if elsewhere:
         with (book.root / "migcore" / "report" / "plots.py").open("a") as plots:
             plots.write('\n\nCHANGED = "by a test"\n')
-    small = command.replace("PATH/TO/imigue", str(studio))
+    film = studio / "0001" / "0001.mp4"
+    small = command.replace("PATH/TO/imigue", str(studio)).replace("FILM.mp4", str(film))
+    small = small.replace("FILM.csv", str(film.with_name("0001_light_hand.csv")))
     small = re.sub(r"(BOOK_PRESET=|--preset )\w+", r"\1smoke", small)
     # make test runs this very test: there, a few of the tests stand for all
     some = {"TESTS": "tests/notebooks", "COVER_MIN": "0", "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}

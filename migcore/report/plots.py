@@ -380,6 +380,31 @@ def trade_off(
         return finish(figure)
 
 
+def timeline(seconds: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], *, most: int = 8) -> Figure:
+    """What is seen when: the classes that lead anywhere, a row each, the darker the more probable.
+
+    Args:
+        seconds: [W, 2] start and end of the windows, which may overlap.
+        probabilities: [W, C].
+        labels: C names.
+        most: rows, at most: of the classes with the highest peaks, in the order in which they peak.
+    """
+    peaks = probabilities.max(0)
+    shown = np.argsort(-peaks, kind="stable")[: min(most, len(labels))]
+    shown = shown[np.argsort(probabilities[:, shown].argmax(0), kind="stable")]
+    centres = seconds.mean(1)
+    edges = np.concatenate([seconds[:1, 0], (centres[1:] + centres[:-1]) / 2, seconds[-1:, 1]])
+    with style():
+        figure, axes = plt.subplots(figsize=(7, 0.7 + 0.26 * len(shown)), layout="constrained")
+        rows = np.arange(len(shown) + 1) - 0.5
+        drawn = axes.pcolormesh(edges, rows, probabilities[:, shown].T, cmap=MAP, vmin=0, vmax=1)
+        axes.set_yticks(range(len(shown)), [labels[c] for c in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds")
+        figure.colorbar(drawn, ax=axes, label="probability")
+        return finish(figure)
+
+
 def agreement(right: Mapping[str, np.ndarray]) -> Figure:
     """Which streams are right together: one bar for every combination, the most frequent first.
 

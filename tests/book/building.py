@@ -25,7 +25,11 @@ def copy_repository(target: Path) -> Path:
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment for a command: the same interpreter first, nothing installed, preset smoke."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("BOOK_", "MIGCORE_", "MAKE", "CONDA_", "COV_"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("BOOK_", "MIGCORE_", "MAKE", "CONDA_", "COV_", "PYTEST_"))
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     fixed = {"VIRTUAL_ENV": sys.prefix, "PATH": path, "INSTALL": "no", "BOOK_PRESET": "smoke", "NO_COLOR": "1"}
     return {**kept, **fixed, **changes}

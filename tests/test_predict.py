@@ -1,0 +1,252 @@
+"""A film of one's own is judged as the data set's clips are: same frames, same heat-maps, same fusion."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migcore import cli, experiments
+from migcore.data.files import read_skeleton_csv
+from migcore.data.layouts import column_map
+from migcore.data.video import read_all
+from migcore.errors import CheckpointError, ConfigError, DataError
+from migcore.labels import CLASSES
+from migcore.predict import (
+    FILM,
+    JOINTS,
+    LIMBS,
+    NO_LIE_DETECTOR,
+    STUDIO_NOTE,
+    Predictor,
+    load_posec3d,
+    load_predictor,
+    windows,
+)
+from migcore.presets import DataConfig, Preset, preset
+from migcore.report import plots
+from tests.test_experiments import FRAMES, SMALL, write_folder
+
+SETTINGS = {**SMALL, "train_student.epochs": 1, "train_student.batch_size": 8, "train_student.device": "cpu"}
+CLIP = FRAMES / 25  # seconds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"), films=True)
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
+    """The preset of the runs, which are made here."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("MIGCORE_RUNS", str(tmp_path_factory.mktemp("ledger") / "runs"))
+        warnings.simplefilter("ignore")  # every tiny split lacks classes
+        config = preset("smoke", {**SETTINGS, "data.root": str(folder)})
+        experiments.run("ours", config)
+        yield config
+
+
+@pytest.fixture(scope="module")
+def predictor(settings: Preset) -> Predictor:
+    return load_predictor(settings)
+
+
+def film(folder: Path, video: str = "0005") -> tuple[Path, Path]:
+    return folder / video / f"{video}.mp4", folder / video / f"{video}_light_hand.csv"
+
+
+def test_windows_that_are_clips_get_the_runs_answers(predictor: Predictor, settings: Preset, folder: Path) -> None:
+    run = experiments.run("ours", settings)
+    book, streams = experiments.ledger(), {n: experiments.run(n, settings) for n in (FILM, JOINTS, LIMBS)}
+    logits = book.load_arrays(run, "test")["logits"]
+    alone = book.load_arrays(streams[FILM], "test")["logits"]
+    assert run.clips["test"]["ids"][:4] == [f"0005_{k}" for k in range(4)]
+    for video, rows in (("0005", slice(0, 4)), ("0006", slice(4, 8))):
+        found = predictor.predict(*film(folder, video), seconds=CLIP, stride=CLIP)
+        assert found.spans.tolist() == [[FRAMES * k, FRAMES * (k + 1)] for k in range(4)] and found.fps == 25
+        np.testing.assert_allclose(found.probabilities, np.exp(logits[rows]), rtol=2e-4, atol=1e-6)
+        assert found.streams == run.extra["weights"] and found.labels == tuple(g.name for g in CLASSES)
+        by_film = predictor.predict(film(folder, video)[0], seconds=CLIP, stride=CLIP)
+        np.testing.assert_allclose(by_film.probabilities, np.exp(alone[rows]), rtol=2e-4, atol=1e-6)
+        assert by_film.streams == {FILM: 1.0}
+
+
+def test_arrays_are_judged_as_files_are(predictor: Predictor, folder: Path) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    found = predictor.predict(read_all(path), (keypoints, scores), fps=25, seconds=0.6, stride=0.4)
+    same = predictor.predict(str(path), str(skeleton), seconds=0.6, stride=0.4)
+    assert np.array_equal(found.probabilities, same.probabilities) and np.array_equal(found.spans, same.spans)
+    more = np.concatenate([keypoints, keypoints[:3]]), np.concatenate([scores, scores[:3]])  # longer than the film
+    longer = predictor.predict(read_all(path), more, fps=25, seconds=0.6, stride=0.4)
+    assert np.array_equal(longer.probabilities, found.probabilities)
+
+
+def test_logits_are_fused_where_the_preset_says_so(predictor: Predictor, folder: Path) -> None:
+    search = dataclasses.replace(predictor.config.search, kind="logits")
+    config = dataclasses.replace(predictor.config, search=search)
+    other = Predictor(config, predictor.student, predictor.tokenizer, predictor.poses, {FILM: 1.0, JOINTS: 0, LIMBS: 0})
+    found = other.predict(*film(folder))
+    np.testing.assert_allclose(found.probabilities, predictor.predict(film(folder)[0]).probabilities, rtol=1e-9)
+
+
+def test_classes_of_ones_own(predictor: Predictor, folder: Path) -> None:
+    path = film(folder)[0]
+    known = [g.prompt for g in CLASSES]
+    found = predictor.predict(path, labels=known)
+    np.testing.assert_allclose(found.probabilities, predictor.predict(path).probabilities, rtol=1e-4, atol=1e-7)
+    few = predictor.predict(path, labels=["touch nose: a hand at the nose", "nothing"])
+    assert few.labels == ("touch nose", "nothing") and few.probabilities.shape[1] == 2
+    np.testing.assert_allclose(few.probabilities.sum(1), 1)
+    for wrong in (["nothing"], ["a: b", "A: c"], ["a", " : b"]):
+        with pytest.raises(ConfigError, match="two or more with different names"):
+            predictor.predict(path, labels=wrong)
+    with pytest.raises(ConfigError, match="leave the skeleton out"):
+        predictor.predict(*film(folder), labels=["a", "b"])
+
+
+def test_what_does_not_fit_is_said(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    for points, confidence in (
+        (keypoints[:-1], scores[:-1]),
+        (keypoints[:, :5], scores[:, :5]),
+        (keypoints, scores[:9]),
+    ):
+        with pytest.raises(DataError, match=r"film of 32 frames.*a row for every frame"):
+            predictor.predict(path, (points, confidence))
+    short = tmp_path / "short.csv"
+    short.write_text("".join(skeleton.read_text().splitlines(keepends=True)[:20]))
+    with pytest.raises(DataError, match=r"short\.csv"):
+        predictor.predict(path, short)
+    with pytest.raises(DataError, match=r"none\.mp4.*missing"):
+        predictor.predict(tmp_path / "none.mp4")
+    with pytest.raises(DataError, match=r"uint8 \[3, T, H, W\]"):
+        predictor.predict(torch.zeros(3, 4, 8, 8), fps=25)
+    with pytest.raises(ConfigError, match="fps=25"):
+        predictor.predict(torch.zeros(3, 4, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match=r"windows of 0 s"):
+        predictor.predict(path, seconds=0)
+    alone = Predictor(predictor.config, predictor.student, predictor.tokenizer, {}, {FILM: 1.0})
+    with pytest.raises(ConfigError, match="no weights of the skeleton's streams"):
+        alone.predict(path, skeleton)
+
+
+def test_notes_say_what_the_weights_are_of(predictor: Predictor, folder: Path) -> None:
+    assert predictor.predict(film(folder)[0]).notes == (NO_LIE_DETECTOR,)  # the data have a folder, as iMiGUE would
+    config = dataclasses.replace(predictor.config, data=DataConfig())
+    drawn = Predictor(config, predictor.student, predictor.tokenizer, {}, {FILM: 1.0})
+    assert drawn.predict(film(folder)[0]).notes == (STUDIO_NOTE, NO_LIE_DETECTOR)
+
+
+def test_a_prediction_as_text(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    found = predictor.predict(film(folder)[0], seconds=0.4, stride=0.4)
+    rows = list(csv.DictReader(io.StringIO(found.to_csv())))
+    assert len(rows) == len(found.spans) == 4
+    for window, row in enumerate(rows):
+        assert (float(row["start_s"]), float(row["end_s"])) == tuple(found.seconds[window])
+        best, probability = found.top(1, window)[0]
+        assert row["class"] == best and float(row[best]) == pytest.approx(probability, abs=1e-6)
+    assert found.save(tmp_path / "new" / "out.csv").read_text() == found.to_csv()
+    overall = found.top(2)
+    assert overall[0][1] == pytest.approx(found.probabilities.mean(0).max()) and overall[0][1] >= overall[1][1]
+    with pytest.raises(ConfigError, match="no window 4"):
+        found.top(1, 4)
+
+
+@given(
+    frames=st.integers(1, 400),
+    fps=st.floats(1, 120),
+    seconds=st.floats(0.01, 20),
+    stride=st.floats(0.01, 20),
+)
+def test_windows_cover_a_film(frames: int, fps: float, seconds: float, stride: float) -> None:
+    spans = windows(frames, fps, seconds, stride)
+    lengths = spans[:, 1] - spans[:, 0]
+    assert (lengths == min(frames, max(1, round(seconds * fps)))).all()
+    assert spans[0, 0] == 0 and spans[-1, 1] == frames
+    steps = np.diff(spans[:, 0])
+    assert (steps > 0).all() and (steps <= max(1, round(stride * fps))).all()
+
+
+def test_weights_must_be_on_this_machine(settings: Preset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = preset("smoke", {"data.root": settings.data.root})
+    with pytest.raises(ConfigError, match=r"no weights of froster_decay.*migcore train ours --preset smoke --seed 0"):
+        load_predictor(config)
+    with pytest.raises(ConfigError, match="no preset is called 'labtop'"):
+        load_predictor("labtop")
+    run = experiments.run(FILM, settings)
+    assert run.folder is not None
+    with pytest.raises(CheckpointError, match="no skeleton network's"):
+        load_posec3d(run.folder / experiments.WEIGHTS)
+
+
+def test_lost_weights_are_made_again_when_they_are_wanted(settings: Preset) -> None:
+    book = experiments.ledger()
+    whole = experiments.run("ours", settings)
+    run = book.get(whole.depends[JOINTS])
+    assert run is not None and run.folder is not None
+    weights = run.folder / experiments.WEIGHTS
+    before = weights.read_bytes()
+    weights.unlink()
+    assert experiments.run("ours", settings) == whole and not weights.exists()
+    with pytest.raises(ConfigError, match=JOINTS):
+        load_predictor(settings)
+    assert experiments.run_all(["ours"], settings, weights=True)["ours"].key == whole.key
+    assert weights.read_bytes() == before
+    weights.unlink()
+    assert experiments.run("ours", settings, weights=True).key == whole.key and weights.exists()
+    load_predictor(settings)
+
+
+def test_command(settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, skeleton = film(folder)
+    changes = [f"--set={name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in SETTINGS.items()]
+    common: list[Any] = ["predict", path, "--preset", "smoke", "--data", folder, *changes]
+
+    def run(*more: Any) -> tuple[int, str, str]:
+        status = cli.main([str(a) for a in (*common, *more)])
+        return status, *capsys.readouterr()
+
+    status, shown, errors = run("--skeleton", skeleton, "--seconds", 0.4, "--stride", 0.4, "--out", tmp_path / "out")
+    lines = shown.splitlines()
+    assert status == 0, errors
+    assert [line.split(" s ")[0].split() for line in lines[:2]] == [["0.00", "-", "0.40"], ["0.40", "-", "0.80"]]
+    assert lines[0].count("%") == 3 and lines[4].startswith("judged by froster_decay (")
+    assert lines[5] == f"note: {NO_LIE_DETECTOR}" and lines[6:] == [
+        str(tmp_path / "out" / f"0005.{e}") for e in ("csv", "png")
+    ]
+    assert (tmp_path / "out" / "0005.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0005.csv", "0005.png"]
+
+    status, shown, _ = run("--labels", "touch nose: a hand at the nose", "--labels", "nothing", "--top", 1)
+    assert status == 0 and shown.splitlines()[0].count("%") == 1 and "judged by froster_decay (1.00)" in shown
+    for wrong, message in (
+        (["--top", 0], "at least one"),
+        (["--seed", 7], "train ours"),
+        (["--labels", "a"], "two or more"),
+    ):
+        status, _, errors = run(*wrong)
+        assert status == 2 and errors.count("\n") == 1 and message in errors
+
+
+def test_a_time_line_shows_the_classes_that_lead() -> None:
+    seconds = np.array([[0, 2], [1, 3], [2, 4]])
+    probabilities = np.array([[0.1, 0.0, 0.9], [0.7, 0.1, 0.2], [0.6, 0.3, 0.1]])
+    figure = plots.timeline(seconds, probabilities, ["a", "b", "c"], most=2)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a"]  # in the order in which they peak
+    mesh = axes.collections[0]
+    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(2, 3), probabilities[:, [2, 0]].T)
+    assert axes.get_xlim() == (0, 4)
