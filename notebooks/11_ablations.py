@@ -160,7 +160,9 @@ ablations.ablation_table(config, ablations.ablation("fusion"), (seed,))
 # ## What do we see?
 
 # %% tags=["remove-input"]
-said = [ablations.conclusion(config, each, (seed,)) for each in ablations.ABLATIONS]
+said = [
+    ablations.conclusion(config, each, (seed,)) for each in ablations.ABLATIONS
+]
 Markdown("\n".join(f"* {each}" for each in said))
 
 # %% [markdown]
