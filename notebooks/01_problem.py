@@ -62,6 +62,18 @@ pictures.sensors(
 )
 
 # %% [markdown]
+# The two again, and two more, to be played or leafed through with the arrow keys. They are small and short: that is the problem.
+
+# %% tags=["remove-input"]
+moving = {}
+for clip in longest:
+    if clip.label != ILLUSTRATIVE:
+        moving.setdefault(clip.label, clip)
+others = [c for c in moving.values() if c.label not in {p.label for p in pair}]
+shown = [*pair, *others[:2]]
+pictures.gesture_player(shown, [CLASSES[c.label].name for c in shown])
+
+# %% [markdown]
 # ## The 32 classes
 #
 # iMiGUE has 31 micro-gestures and one class for everything else that a talking person does with the hands, *illustrative

@@ -198,7 +198,7 @@ sure = torch.from_numpy(arrays["froster_decay"]["logits"]).softmax(1).numpy()
 said = sure.argmax(1)
 
 
-def drawn(which):
+def drawn(which, picture=pictures.survivors):
     """The survivors of the clip among some of which the student is surest."""
     if not len(which):
         return "there is no such clip"
@@ -211,7 +211,7 @@ def drawn(which):
         if right["froster_decay"][i]
         else f", taken for {CLASSES[said[i]].name}"
     )
-    return pictures.survivors(
+    return picture(
         film[0],
         [places[0] for places in kept[:-1]],
         student.visual.grid_size,
@@ -221,6 +221,12 @@ def drawn(which):
 
 # %% mystnb={"figure": {"name": "fig-survivors-right", "caption": "A clip that the student has right: what is left of each frame (columns) after each block (rows) but the last. Pale patches are gone."}, "image": {"alt": "Rows of film frames in which more and more patches have faded"}} tags=["remove-input"]
 drawn(np.flatnonzero(right["froster_decay"]))
+
+# %% [markdown]
+# Larger, and block by block:
+
+# %% tags=["remove-input"]
+drawn(np.flatnonzero(right["froster_decay"]), pictures.survivors_by_layer)
 
 # %% mystnb={"figure": {"name": "fig-survivors-wrong", "caption": "The same for a clip that it has wrong."}, "image": {"alt": "Rows of film frames in which more and more patches have faded"}} tags=["remove-input"]
 drawn(np.flatnonzero(~right["froster_decay"]))

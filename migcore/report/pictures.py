@@ -26,6 +26,7 @@ from migcore.errors import ConfigError, DataError
 from migcore.labels import CLASSES
 from migcore.models.posec3d import PoseC3D, PoseC3DConfig
 from migcore.report.plots import GREY, PALETTE, finish, style
+from migcore.report.slider import slider
 
 
 def clip_frames(clip: ClipRecord, count: int) -> np.ndarray:
@@ -352,10 +353,7 @@ def survivors(video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tupl
     Raises:
         DataError: ``kept`` is of other frames, or numbers patches that the grid has not.
     """
-    frames = video_3THW.permute(1, 2, 3, 0).cpu().numpy()
-    count, height, width = frames.shape[:3]
-    patch = (np.arange(height) * grid[0] // height)[:, None] * grid[1] + np.arange(width) * grid[1] // width
-    gap = np.zeros((height, max(1, width // 16), 4), np.uint8)
+    count = video_3THW.shape[1]
     columns = min(7.2, 0.85 * count + 1.1)
     with style():
         figure, axes_grid = plt.subplots(
@@ -366,23 +364,74 @@ def survivors(video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tupl
             squeeze=False,
         )
         for number, (axes, places_Tk) in enumerate(zip(axes_grid[:, 0], kept, strict=True), start=1):
-            places = places_Tk.cpu().numpy()
-            if len(places) != count or places.min() < 0 or places.max() >= grid[0] * grid[1]:
-                raise DataError(
-                    f"survivors of shape {list(places.shape)} of {count} frames of {grid[0]} × {grid[1]} patches",
-                    hint="give those of one clip, [T, k]",
-                )
-            alive = np.stack([np.isin(patch, row) for row in places])
-            # Transparent, not dark: it reads on a white page and on a black one.
-            opaque = np.where(alive, 255, 40).astype(np.uint8)
-            pictures = np.concatenate([frames, opaque[..., None]], axis=-1)
-            axes.imshow(np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1))
-            label = f"block {number}\n{places.shape[1]} of {grid[0] * grid[1]}"
+            axes.imshow(_side_by_side(_faded(video_3THW, places_Tk, grid), count))
+            label = f"block {number}\n{places_Tk.shape[1]} of {grid[0] * grid[1]}"
             axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
             _bare(axes)
         if title:
             figure.suptitle(title, fontsize=9)
         return finish(figure)
+
+
+def survivors_by_layer(
+    video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tuple[int, int], title: str = ""
+) -> HTML:
+    """The same as a slider over the layers, the whole frames first.
+
+    Args:
+        video_3THW, kept, grid, title: as for :func:`survivors`.
+
+    Raises:
+        DataError: as :func:`survivors`.
+    """
+    patches, before = grid[0] * grid[1], f"{title}: " if title else ""
+    every = torch.arange(patches).expand(video_3THW.shape[1], -1)
+    pictures = [_side_by_side(_faded(video_3THW, places, grid), 4) for places in (every, *kept)]
+    words = [f"{before}before block 1, all {patches} patches"]
+    words += [f"{before}after block {n}, {p.shape[1]} of {patches} patches" for n, p in enumerate(kept, start=1)]
+    return slider(pictures, words, label="block of the tower")
+
+
+def gesture_player(clips: Sequence[ClipRecord], titles: Sequence[str], *, frames: int = 24, fps: float = 12) -> HTML:
+    """Clips side by side, to be played or leafed through: what a strip of frames cannot show.
+
+    Args:
+        clips: with films of one size.
+        titles: of the clips.
+        frames: of each, evenly over its length.
+        fps: of the player.
+
+    Raises:
+        DataError: a clip has no film, or one that cannot be read.
+    """
+    moments = np.stack([clip_frames(clip, frames) for clip in clips], 1)  # [T, clips, H, W, 3]
+    words = [f"{', '.join(titles)}; moment {t + 1} of {frames}" for t in range(frames)]
+    return slider([_side_by_side(moment, len(clips)) for moment in moments], words, label="moment", fps=fps)
+
+
+def _faded(video_3THW: torch.Tensor, places_Tk: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """[T, H, W, 4] uint8 frames whose other patches are all but transparent."""
+    frames, places = video_3THW.permute(1, 2, 3, 0).cpu().numpy(), places_Tk.cpu().numpy()
+    count, height, width = frames.shape[:3]
+    if len(places) != count or places.min() < 0 or places.max() >= grid[0] * grid[1]:
+        raise DataError(
+            f"survivors of shape {list(places.shape)} of {count} frames of {grid[0]} × {grid[1]} patches",
+            hint="give those of one clip, [T, k]",
+        )
+    patch = (np.arange(height) * grid[0] // height)[:, None] * grid[1] + np.arange(width) * grid[1] // width
+    alive = np.stack([np.isin(patch, row) for row in places])
+    # Transparent, not dark: it reads on a white page and on a black one.
+    return np.concatenate([frames, np.where(alive, 255, 40).astype(np.uint8)[..., None]], axis=-1)
+
+
+def _side_by_side(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures [N, H, W, C] in rows of some columns, with gaps between them: [H', W', 4] uint8."""
+    if pictures.shape[-1] == 3:
+        pictures = np.concatenate([pictures, np.full((*pictures.shape[:-1], 1), 255, np.uint8)], -1)
+    gap = max(1, pictures.shape[2] // 16)
+    padded = np.pad(pictures, ((0, -len(pictures) % columns), (0, gap), (0, gap), (0, 0)))
+    rows = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
+    return rows.reshape(rows.shape[0] * rows.shape[1], -1, 4)[:-gap, :-gap]
 
 
 def keypoint_patches(clip: ClipRecord, index: ClipIndex, config: VideoConfig, grid: tuple[int, int]) -> np.ndarray:

@@ -114,6 +114,23 @@ def test_texts_are_legible(book: Book, tmp_path: Path, dark: bool) -> None:
             assert browser.evaluate(FAINT) == [], page.name
 
 
+@pytest.mark.parametrize("page", ["01_problem", "05_temporal_view"])
+def test_a_slider_leafs_and_says_what_it_shows(book: Book, browser: Browser, page: str) -> None:
+    browser.open((book.html / "notebooks" / f"{page}.html").as_uri())
+    box = "document.querySelector('.migcore-slider')"
+    seen = f"[...{box}.querySelectorAll('img')].filter(i => i.offsetParent !== null).map(i => i.alt)"
+    first = browser.evaluate(seen)
+    assert len(first) == 1 and browser.evaluate(f"{box}.querySelector('output').textContent") == first[0]
+    browser.evaluate(f"(r => {{ r.value = 1; r.dispatchEvent(new Event('input')) }})({box}.querySelector('input'))")
+    second = browser.evaluate(seen)
+    assert len(second) == 1 and second != first
+    assert browser.evaluate(f"{box}.querySelector('input').getAttribute('aria-valuetext')") == second[0]
+    if browser.evaluate(f"{box}.querySelector('button') !== null"):
+        browser.evaluate(f"{box}.querySelector('button').click()")
+        browser.wait(f"({seen})[0] !== {json.dumps(second[0])}")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_an_animation_plays(book: Book, browser: Browser) -> None:
     browser.open((book.html / "notebooks" / "02_preprocessing.html").as_uri())
     picture = "document.querySelector('.animation img')"

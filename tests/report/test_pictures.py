@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -131,3 +135,20 @@ def test_keypoints_lie_in_the_patches_that_the_tower_sees(index: ClipIndex, monk
     assert real.shape == (4, 22) and real.max() < 16 and (real >= 0).mean() > 0.5
     with pytest.raises(DataError, match="no film"):
         pictures.keypoint_patches(ClipRecord("0009_0", "0009", 1, 10, 0, "train"), index, VideoConfig(), (2, 2))
+
+
+def test_survivors_by_layer_are_the_same_pictures_to_leaf_through() -> None:
+    video = torch.full((3, 2, 4, 4), 200, dtype=torch.uint8)
+    kept = [torch.tensor([[0, 1, 2], [1, 2, 3]]), torch.tensor([[0], [3]])]
+    page = pictures.survivors_by_layer(video, kept, (2, 2), "a clip").data
+    words = re.findall(r'alt="([^"]+)"', page)
+    assert words == [
+        "a clip: before block 1, all 4 patches",
+        "a clip: after block 1, 3 of 4 patches",
+        "a clip: after block 2, 1 of 4 patches",
+    ]
+    shown = [plt.imread(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
+    assert (shown[0][:, :4, 3] == 1).all() and (shown[0][:, 5:9, 3] == 1).all() and (shown[0][:, 4, 3] == 0).all()
+    opaque = shown[2][..., 3] == 1
+    assert opaque[:2, :2].all() and opaque[:, :4].sum() == 4  # of the first frame, the patch on the upper left
+    assert opaque[2:4, 7:9].all() and opaque[:, 5:9].sum() == 4  # of the second, on the lower right
