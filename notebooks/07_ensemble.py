@@ -24,6 +24,7 @@ overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
 # %%
 import dataclasses
+import itertools
 import warnings
 
 import numpy as np
@@ -33,7 +34,7 @@ from IPython.display import Markdown
 from migcore import ensemble, experiments, metrics, presets
 from migcore.data.imigue import AbsentClassWarning
 from migcore.labels import CLASSES, GROUPS
-from migcore.report import plots, tables
+from migcore.report import pictures, plots, tables
 
 config = presets.preset(preset, overrides)
 index = experiments.dataset(config)
@@ -352,6 +353,44 @@ Markdown(
     f" them. One alone is right on {(votes == 1).sum()}, and the sum keeps {(sum_right & (votes == 1)).sum()}: so often one witness has"
     f" carried two, and {(~sum_right & (votes == 2)).sum()} times two right ones were outvoted. Where none is right, the sum is on"
     f" {(sum_right & (votes == 0)).sum()} clips: everybody's second choice can win."
+)
+
+# %% [markdown]
+# ### What nobody sees
+#
+# Some clips are wrong in every stream. Here are those about which the sum is surest, and what each stream took them for.
+
+# %% mystnb={"figure": {"name": "fig-nobody", "caption": "Clips that all three streams have wrong. Above each: the true class, and what film, joints and limbs said."}, "image": {"alt": "Film strips of clips that all streams get wrong, with the true class and three wrong ones"}} tags=["remove-input"]
+lost = np.flatnonzero(votes == 0)
+whole = ensemble.fuse(logits, found, kind="probabilities")
+lost = lost[np.argsort(-whole[lost].max(1), kind="stable")]
+films = {clip.id: clip for clip in index.split(split)}
+lost = [i for i in lost if films[clips.ids[i]].film is not None][:5]
+pictures.strips(
+    [films[clips.ids[i]] for i in lost],
+    [
+        f"{CLASSES[labels[i]].name}: "
+        + ", ".join(
+            f"{name} said {CLASSES[y[i].argmax()].name}"
+            for name, y in logits.items()
+        )
+        for i in lost
+    ],
+) if lost else Markdown("There is no such clip with a film.")
+
+# %% tags=["remove-input"]
+nobody = votes == 0
+guess = {name: y[nobody].argmax(1) for name, y in logits.items()}
+alike = np.mean([a == b for a, b in itertools.combinations(guess.values(), 2)])
+hard = np.bincount(labels[nobody], minlength=len(CLASSES))
+rate = hard / np.maximum(np.bincount(labels, minlength=len(CLASSES)), 1)
+Markdown(
+    f"**What do we see?** {nobody.sum()} of {len(labels)} clips ({nobody.mean():.0%}) are wrong in all three streams, most of them"
+    f" *{CLASSES[hard.argmax()].name}* ({hard.max()}). The class that is lost most often, for its size, is"
+    f" *{CLASSES[rate.argmax()].name}* ({rate.max():.0%}). Two streams that are both wrong say the same wrong class in {alike:.0%} of"
+    " the cases: what they agree on, no weight can mend."
+    if nobody.any()
+    else "**What do we see?** Every clip is known to one stream at least."
 )
 
 # %% [markdown]

@@ -202,11 +202,13 @@ class Clips:
         logits: [N, C] of each run, by name.
         labels: [N] integers.
         subjects: [N] names.
+        ids: N names of the clips.
     """
 
     logits: dict[str, np.ndarray]
     labels: np.ndarray
     subjects: np.ndarray
+    ids: tuple[str, ...]
 
 
 def same_clips(runs: Mapping[str, Run], split: str) -> Clips:
@@ -233,7 +235,8 @@ def same_clips(runs: Mapping[str, Run], split: str) -> Clips:
         )
     subjects = np.array(runs[first].clips[split]["subjects"])[rows[first]]
     logits = {name: a["logits"][rows[name]][known] for name, a in arrays.items()}
-    return Clips(logits, labels[known], subjects[known])
+    names = tuple(clip for clip, labelled in zip(order, known, strict=True) if labelled)
+    return Clips(logits, labels[known], subjects[known], names)
 
 
 def score(

@@ -315,6 +315,7 @@ def test_only_the_clips_that_all_streams_read(book: Ledger) -> None:
     np.testing.assert_array_equal(clips.logits[STREAMS[0]], logits[STREAMS[0]][kept])
     np.testing.assert_array_equal(clips.labels, labels[kept])
     assert clips.subjects.tolist() == [f"P{int(ids[i].split('_')[1]) % 7}" for i in kept]
+    assert clips.ids == tuple(ids[i] for i in kept)
 
 
 def test_an_older_stream_marks_the_rows_it_is_in(book: Ledger) -> None:
