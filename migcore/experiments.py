@@ -44,8 +44,14 @@ WEIGHTS = "weights.safetensors"
 
 
 def runs_folder() -> Path:
-    """``$MIGCORE_RUNS``, or ``runs`` in the current folder."""
-    return Path(os.environ.get("MIGCORE_RUNS") or "runs")
+    """``$MIGCORE_RUNS``, or ``runs`` in the current folder.
+
+    In a folder inside of a source checkout it is the checkout's, so that notebooks opened where they lie find the runs.
+    """
+    if told := os.environ.get("MIGCORE_RUNS"):
+        return Path(told)
+    root, here = source_root(), Path.cwd()
+    return root / "runs" if root is not None and root in here.parents else Path("runs")
 
 
 def ledger() -> Ledger:

@@ -335,7 +335,10 @@ def test_data_at_hand_is_never_made(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_runs_live_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert experiments.ledger().runs == tmp_path / "runs" and experiments.ledger().recorded is not None
     monkeypatch.delenv("MIGCORE_RUNS")
-    assert experiments.ledger().runs == Path("runs")
+    root = Path(experiments.__file__).resolve().parents[1]
+    for folder, runs in ((root, Path("runs")), (root / "notebooks", root / "runs"), (tmp_path, Path("runs"))):
+        monkeypatch.chdir(folder)
+        assert experiments.ledger().runs == runs
     monkeypatch.setattr(experiments, "source_root", lambda: None)
     assert experiments.ledger().recorded is None and isinstance(experiments.ledger(), Ledger)
 

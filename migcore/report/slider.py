@@ -67,7 +67,7 @@ def slider(pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, 
     height, width = pictures[0].shape[:2]
     images = "".join(
         f'<img src="data:image/png;base64,{base64.b64encode(file).decode()}" alt="{html.escape(text)}"'
-        f' width="{width}" height="{height}" style="width: 100%; height: auto"{" hidden" if i else ""}>'
+        f' width="{width}" height="{height}" style="width: 100%; height: auto; image-rendering: pixelated"{" hidden" if i else ""}>'
         for i, (file, text) in enumerate(zip(files, words, strict=True))
     )
     button = '<button type="button" aria-pressed="false">play</button> ' if fps > 0 else ""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 
 from tests.book.browser import Browser
 from tests.book.building import Book
@@ -37,6 +39,32 @@ FAINT = """
 """
 
 
+AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")  # axe-core 4.14.1, MPL 2.0
+WHAT_AXE_FINDS = """
+axe.run(document, {resultTypes: ['violations']}).then(found => found.violations
+  .filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)).join(' | ')))
+"""
+
+
+TOO_WIDE = """
+[...document.querySelectorAll('.bd-article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+  .filter(e => { for (let p = e.parentElement; p; p = p.parentElement)
+    if (getComputedStyle(p).overflowX !== 'visible') return false; return true; })
+  .slice(0, 5).map(e => e.tagName + '.' + e.className + ' ' + e.innerText.slice(0, 40))
+"""
+FOCUSED = """
+(() => {
+  const e = document.activeElement;
+  if (!e || e === document.body) return null;
+  e.dataset.number = e.dataset.number || String(document.querySelectorAll('[data-number]').length);
+  const s = getComputedStyle(e), drawn = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0;
+  return {id: e.dataset.number, tag: e.tagName, text: (e.innerText || e.ariaLabel || '').slice(0, 40),
+          marked: drawn || s.boxShadow !== 'none' || s.textDecorationLine !== 'none'};
+})()
+"""
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(tmp_path_factory.mktemp("light")) as opened:
@@ -59,6 +87,76 @@ def test_every_page_opens_quietly(book: Book, browser: Browser) -> None:
         assert browser.errors == [], page.name
         assert browser.foreign() == [], page.name
         assert browser.requests, page.name
+
+
+def test_every_link_leads_somewhere(book: Book) -> None:
+    """Pages, anchors and files that pages name are there; other sites are not asked."""
+    parsed = {
+        page.resolve(): BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser") for page in documents(book)
+    }
+    names: dict[Path, set[str]] = {}
+
+    def anchors(page: Path) -> set[str]:
+        if page not in names:
+            soup = parsed.get(page) or BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+            names[page] = {str(tag[key]) for key in ("id", "name") for tag in soup.find_all(attrs={key: True})}
+        return names[page]
+
+    broken, checked = [], 0
+    for page, soup in parsed.items():
+        for link in {str(tag.get("href") or tag.get("src")) for tag in soup.select("a[href], img[src], link[href]")}:
+            where = urlsplit(link)
+            if where.scheme:
+                continue
+            target = (page.parent / unquote(where.path)).resolve() if where.path else page
+            checked += 1
+            if not target.is_file():
+                broken.append(f"{page.name}: {link}")
+            elif where.fragment and target.suffix == ".html" and unquote(where.fragment) not in anchors(target):
+                broken.append(f"{page.name}: {link} (no such place)")
+    assert broken == [] and checked > 500
+
+
+def test_no_page_has_a_serious_accessibility_problem(book: Book, browser: Browser) -> None:
+    found = {}
+    for page in documents(book):
+        browser.open(page.as_uri())
+        browser.evaluate(f"{AXE}; true")
+        problems = browser.evaluate(WHAT_AXE_FINDS)
+        if problems:
+            found[page.name] = problems
+    assert found == {}
+
+
+def test_pages_fit_a_phone(book: Book, tmp_path: Path) -> None:
+    """Nothing is wider than 360 pixels unless it scrolls in a box of its own."""
+    with Browser(tmp_path / "profile", width=360, height=740) as browser:
+        wide = {}
+        for page in documents(book):
+            browser.open(page.as_uri())
+            assert browser.evaluate("innerWidth") <= 500  # a window has a least width
+            if browser.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                wide[page.name] = browser.evaluate(TOO_WIDE)
+    assert wide == {}
+
+
+def test_the_keyboard_reaches_what_can_be_used(book: Book, browser: Browser) -> None:
+    """Tab goes through links, sliders and buttons, and one sees where it is."""
+    browser.open((book.html / "notebooks" / "01_problem.html").as_uri())
+    seen = []
+    for _ in range(400):
+        browser.press("Tab")
+        now = browser.evaluate(FOCUSED)
+        if now is None or (seen and now["id"] == seen[0]["id"]):
+            break
+        seen.append(now)
+    kinds = {each["tag"] for each in seen}
+    assert {"A", "INPUT", "BUTTON"} <= kinds and len(seen) > 30
+    assert [each for each in seen if not each["marked"]] == []
+    slider = "document.querySelector('.migcore-slider input')"
+    browser.evaluate(f"{slider}.focus()")
+    browser.press("ArrowRight")
+    assert browser.evaluate(f"{slider}.value") == "1"
 
 
 def test_maths_is_drawn(book: Book, browser: Browser) -> None:
