@@ -1,5 +1,7 @@
 """What is seen in a film of one's own: probabilities of classes over time, from the three streams or from film alone.
 
+::
+
     from migcore.predict import load_predictor
     found = load_predictor("laptop").predict("me.mp4", "me_light_hand.csv")
     found.top(3)

@@ -18,6 +18,7 @@ from matplotlib.image import imsave
 
 from migcore.errors import DataError
 
+_STYLE = "width: 100%; height: auto; image-rendering: pixelated"
 _SCRIPT = """
 (function () {
   const box = document.getElementById("ID"), range = box.querySelector("input"), out = box.querySelector("output");
@@ -67,7 +68,7 @@ def slider(pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, 
     height, width = pictures[0].shape[:2]
     images = "".join(
         f'<img src="data:image/png;base64,{base64.b64encode(file).decode()}" alt="{html.escape(text)}"'
-        f' width="{width}" height="{height}" style="width: 100%; height: auto; image-rendering: pixelated"{" hidden" if i else ""}>'
+        f' width="{width}" height="{height}" style="{_STYLE}"{" hidden" if i else ""}>'
         for i, (file, text) in enumerate(zip(files, words, strict=True))
     )
     button = '<button type="button" aria-pressed="false">play</button> ' if fps > 0 else ""

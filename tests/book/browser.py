@@ -52,6 +52,9 @@ class Browser:
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self._call(f"{domain}.enable")
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            # A window of its own size, also below the least that a window can have.
+            sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+            self._call("Emulation.setDeviceMetricsOverride", **sizes)
             self._call("Emulation.setEmulatedMedia", features=[scheme])
         except BaseException:
             self._process.kill()

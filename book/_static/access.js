@@ -1,0 +1,19 @@
+// What the theme and matplotlib leave without a name, so that screen readers can say it.
+window.addEventListener("load", function () {
+  const all = (selector, change) => document.querySelectorAll(selector).forEach(change);
+  const name = (text) => (element) => element.setAttribute("aria-label", text(element));
+  all(".search-button__button", name((e) => e.innerText.replace(/\s+/g, " ").trim() || "Search"));
+  all("summary:has(.toctree-toggle)", name((e) => "Pages under " + (e.closest("li")?.querySelector("a")?.textContent.trim() || "this one")));
+  all("details > summary[aria-label='Toggle hidden content']", (e) => e.removeAttribute("aria-label"));
+  all("div.citation-list[role=list] > div", (e) => e.setAttribute("role", "listitem"));
+  all("input.anim-slider", name(() => "frame of the animation"));
+  all(".theme-switch-button", function (button) { // the button says it, its picture, which is drawn later, need not
+    const hush = () => button.querySelectorAll("svg:has(title)").forEach(function (e) {
+      e.querySelector("title").remove();
+      e.removeAttribute("role");
+      e.setAttribute("aria-hidden", "true");
+    });
+    hush();
+    new MutationObserver(hush).observe(button, { childList: true, subtree: true });
+  });
+});
