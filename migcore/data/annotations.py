@@ -107,7 +107,9 @@ for _core in ("numpy.core", "numpy._core"):
     _ADMITTED[_core + ".numeric", "_frombuffer"] = _rebuild
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own and not C's, which a damaged memo number makes set aside gigabytes."""
+
     def find_class(self, module: str, name: str) -> Any:
         # Python 2's name of builtins; old files have it.
         found = _ADMITTED.get(("builtins" if module == "__builtin__" else module, name))
@@ -234,8 +236,9 @@ def read_challenge_arrays(data_npy: str | Path, label_pkl: str | Path) -> Skelet
     data_npy, label_pkl = Path(data_npy), Path(label_pkl)
     try:
         data = np.load(data_npy, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"is no array file ({error})", where=data_npy, hint="Fetch the file again") from error
+    except Exception as error:  # numpy parses a damaged header as Python, which can fail in any way
+        why = str(error).partition("\n")[0]
+        raise DataError(f"is no array file ({why})", where=data_npy, hint="Fetch the file again") from error
     if not isinstance(data, np.ndarray) or data.ndim != 5 or data.shape[1] != 3 or data.dtype.kind != "f":
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "several arrays"
         raise DataError(f"holds {found}, not a float array [N, 3, T, V, M]", where=data_npy)
