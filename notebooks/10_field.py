@@ -63,7 +63,7 @@ field.overview(sizes)
 # All pictures below are drawn by the code that this book trains with, at the published sizes. The studio's presets train smaller
 # networks ({py:mod}`migcore.baselines`). There the ResNets of TRN and DSCNet start not from ImageNet but from its stand-in: a small
 # ResNet that was taught, on drawn stills of other people, where the joints are and what each part of the picture shows
-# ({py:mod}`migcore.studio.backbone`).
+# ({py:mod}`migcore.studio.backbone`). That is nearer to the task than photographs are: mind it where these rows stand high.
 #
 # Under each system stand its rows of Table 1, with 95 % intervals over subjects in brackets. The paper's columns were measured on
 # iMiGUE, this build's on the data of this page: compare down a column, never across. A † marks a run that was recorded with an older

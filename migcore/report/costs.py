@@ -46,7 +46,8 @@ class SystemCost:
     Attributes:
         parameters: of all networks needed.
         macs: multiplications (with their additions).
-        milliseconds: median of some runs, one clip at a time, on the CPU with the threads that torch has.
+        milliseconds: median of some runs, one clip at a time, on one thread of the CPU: several would wait for each
+            other where the machine has something else to do.
     """
 
     parameters: int
@@ -86,11 +87,15 @@ def system_cost(experiment: str, preset: Preset) -> SystemCost:
                 part.judge()
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-        times = []
-        for _ in range(_REPEATS):
-            started = time.perf_counter()
-            part.judge()
-            times.append(time.perf_counter() - started)
+        times, threads = [], torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for _ in range(_REPEATS):
+                started = time.perf_counter()
+                part.judge()
+                times.append(time.perf_counter() - started)
+        finally:
+            torch.set_num_threads(threads)
     parameters = {id(p): p.numel() for module in part.modules for p in module.parameters()}
     return SystemCost(sum(parameters.values()), counter.get_total_flops() // 2, 1000 * statistics.median(times))
 

@@ -377,7 +377,7 @@ def table1(config: Preset, seeds: Sequence[int] = (0,), *, costs: bool = False) 
 
 _COSTS = (
     "Parameters, multiplications and milliseconds are those of this build's networks for one clip in test, with all its"
-    " views; milliseconds were measured as this page was made, one clip at a time on the CPU. A CLIP's text tower is"
+    " views; milliseconds were measured as this page was made, one clip at a time on one thread. A CLIP's text tower is"
     " not in them: its class embeddings are computed once."
 )
 
