@@ -235,7 +235,7 @@ class Predictor:
         Args:
             video: a path, or [3, T, H, W] uint8 RGB.
             skeleton: of all its frames: a file with the preset's columns, or keypoints [T, V, 2] in pixels of the film
-                and scores [T, V]. Without it, the film's stream judges alone.
+                and scores [T, V]; rows behind the film's end are left out. Without it, the film's stream judges alone.
             labels: classes of one's own instead of the 32, as "name: description" or a name; film alone.
             seconds, stride: of the windows (:func:`windows`).
             fps: needed for arrays.
