@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from migcore.errors import ConfigError, MigcoreError
+from migcore.errors import ConfigError, DataError, MigcoreError
 
 Overrides = Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="FIELD=VALUE")]
 
@@ -101,6 +101,33 @@ def _print_summary(root: Path, summary: dict[str, dict[str, int]], seconds: floa
     for split, counts in summary.items():
         print(f"{split:6s}" + "  ".join(f"{value} {name}" for name, value in counts.items()))
     print(root if seconds is None else f"{root}: {seconds:.0f} s")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is wrong with a data set, every damaged file by name (status 2), and what this machine has."""
+
+    root: tyro.conf.Positional[Path | None] = None
+    """folder in iMiGUE's layout; without it, the machine alone"""
+    column_map: str | None = None
+    """columns of its skeleton files: openpose35 or openpose137; default what fits"""
+    first_frame: int = 1
+    """number that its label files give the first frame of a film: 1 or 0"""
+    decode: bool = False
+    """look at every picture of every film too"""
+    json: bool = False
+    """print JSON"""
+
+    def run(self) -> None:
+        from migcore.doctor import Report, examine, examine_machine
+
+        if self.root is None:
+            report = Report(examine_machine())
+        else:
+            report = examine(self.root, columns=self.column_map, first_frame=self.first_frame, decode=self.decode)
+        print(report.to_json() if self.json else report.to_text())
+        if report.errors:
+            raise DataError(f"{len(report.errors)} found wrong", where=self.root, hint="The errors are listed above")
 
 
 @dataclass(frozen=True)
@@ -421,6 +448,7 @@ class Predict:
 COMMANDS: dict[str, Callable[..., Any]] = {
     "studio": Studio,
     "check": Check,
+    "doctor": Doctor,
     "teacher": Teacher,
     "backbone": Backbone,
     "train": Train,

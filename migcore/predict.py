@@ -235,7 +235,8 @@ class Predictor:
         Args:
             video: a path, or [3, T, H, W] uint8 RGB.
             skeleton: of all its frames: a file with the preset's columns, or keypoints [T, V, 2] in pixels of the film
-                and scores [T, V]; rows behind the film's end are left out. Without it, the film's stream judges alone.
+                and scores [T, V]; rows behind the film's end are left out, with a note. Without it, the film's stream
+                judges alone.
             labels: classes of one's own instead of the 32, as "name: description" or a name; film alone.
             seconds, stride: of the windows (:func:`windows`).
             fps: needed for arrays.
@@ -253,15 +254,18 @@ class Predictor:
             raise ConfigError("there are no weights of the skeleton's streams here", hint="leave the skeleton out")
         logits = {FILM: self._film(film, spans, _checked_labels(labels))}
         if skeleton is not None:
-            keypoints, scores = self._keypoints(skeleton, film)
+            keypoints, scores, extra = self._keypoints(skeleton, film)
             logits |= {name: self._pose(name, keypoints, scores, spans) for name in self.poses}
         weights = self.weights if skeleton is not None else {FILM: 1.0}
         fused = ensemble.fuse(logits, weights, kind=self.config.search.kind)
         if self.config.search.kind == "logits":
             fused = np.exp(fused - fused.max(1, keepdims=True))
-        notes = (*([STUDIO_NOTE] if not self.config.data.root else []), NO_LIE_DETECTOR)
+        notes = [STUDIO_NOTE] if not self.config.data.root else []
+        if skeleton is not None and extra:
+            notes.append(f"{extra} rows of the skeleton lie behind the film's end and were left out")
+        notes.append(NO_LIE_DETECTOR)
         names = tuple(label.split(":", 1)[0].strip() for label in labels) or tuple(g.name for g in CLASSES)
-        return Prediction(names, spans, film.fps, fused / fused.sum(1, keepdims=True), weights, notes)
+        return Prediction(names, spans, film.fps, fused / fused.sum(1, keepdims=True), weights, tuple(notes))
 
     @torch.inference_mode()
     def _film(self, film: Film, spans: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -298,8 +302,8 @@ class Predictor:
             found.append(average_views(stream.predict(self.poses[name], batch))[0].double().cpu().numpy())
         return np.stack(found)
 
-    def _keypoints(self, skeleton: Skeleton, film: Film) -> tuple[np.ndarray, np.ndarray]:
-        """Keypoints [T, V, 2] and scores [T, V] of all frames of the film."""
+    def _keypoints(self, skeleton: Skeleton, film: Film) -> tuple[np.ndarray, np.ndarray, int]:
+        """Keypoints [T, V, 2] and scores [T, V] of all frames of the film, and how many rows were behind its end."""
         where = Path(skeleton) if isinstance(skeleton, (str, Path)) else None
         if where is not None:
             keypoints, scores = read_skeleton_csv(where, column_map(self.config.data.column_map))
@@ -313,7 +317,7 @@ class Predictor:
                 where=where,
                 hint=f"give [T, {joints}, 2] and [T, {joints}], a row for every frame of the film",
             )
-        return keypoints[: film.frames], scores[: film.frames]
+        return keypoints[: film.frames], scores[: film.frames], extra
 
 
 def load_predictor(config: str | Preset = "laptop", seed: int = 0, *, skeleton: bool = True) -> Predictor:

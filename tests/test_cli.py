@@ -57,7 +57,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     code = "import sys; from migcore.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
-    for command in ("studio", "teacher", "backbone", "train", "runs", "tables", "check", "bench"):
+    for command in ("studio", "teacher", "backbone", "train", "runs", "tables", "check", "doctor", "bench"):
         assert f"• {command}" in done.stdout
 
 

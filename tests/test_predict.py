@@ -92,6 +92,8 @@ def test_arrays_are_judged_as_files_are(predictor: Predictor, folder: Path) -> N
     more = np.concatenate([keypoints, keypoints[:3]]), np.concatenate([scores, scores[:3]])  # longer than the film
     longer = predictor.predict(read_all(path), more, fps=25, seconds=0.6, stride=0.4)
     assert np.array_equal(longer.probabilities, found.probabilities)
+    assert "3 rows of the skeleton lie behind the film's end" in " ".join(longer.notes)
+    assert not any("rows of the skeleton" in note for note in found.notes)
 
 
 def test_logits_are_fused_where_the_preset_says_so(predictor: Predictor, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import math
 import os
 import random
@@ -479,34 +480,43 @@ def test_seeded_is_a_function_of_its_numbers() -> None:
 
 
 RUN = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from tests.test_training import *
-data = Points(delay=0.01)
-print("ready", flush=True)
-done = train(net(int(sys.argv[2])), Path(sys.argv[1]), train=data)
-print(done.history[-1]["loss"].hex())
+folder, last = Path(sys.argv[1]), int(sys.argv[2])
+step = max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
+
+def killed(model, batch):
+    global step
+    step += 1
+    if step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(model, batch)
+
+model = net(9)
+done = train(model, folder, LONG, loss=killed)
+print(fingerprint(model, done))
 """
+LONG = dataclasses.replace(QUICK, epochs=24)
+
+
+def fingerprint(model: nn.Module, done: Fit) -> str:
+    """Every bit of the weights and of the history."""
+    bits = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+    return hashlib.sha256(bits + repr(rows(done)).encode()).hexdigest()
 
 
 @pytest.mark.full
-def test_kill_minus_nine_anywhere(tmp_path: Path) -> None:
-    """A process killed again and again, at times of its own, ends with the numbers of one that was left alone."""
-    expected = train(net(), tmp_path / "a", train=Points(delay=0.01)).history[-1]["loss"].hex()
-    pause = random.Random(0)
-    for attempt in range(12):
-        command = [sys.executable, "-c", RUN, str(tmp_path / "b"), "0"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        try:
-            out, _ = process.communicate(timeout=None if attempt == 11 else pause.uniform(0.1, 0.9))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            continue
-        assert out.strip() == expected
-        return
-    raise AssertionError("never finished")
+def test_kill_minus_nine_at_twenty_steps(tmp_path: Path) -> None:
+    """A process killed in the middle of 20 of its 120 steps ends with the bits of one that was left alone."""
+    model = net(9)
+    expected = fingerprint(model, train(model, tmp_path / "a", LONG))
+    steps = sorted(random.Random(0).sample(range(1, 121), 20))
+    for last in [*steps, 0]:
+        command = [sys.executable, "-c", RUN, str(tmp_path / "b"), str(last)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == (-signal.SIGKILL if last else 0), done.stderr[-2000:]
+    assert done.stdout.strip() == expected
 
 
 @pytest.mark.full

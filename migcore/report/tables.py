@@ -322,13 +322,14 @@ class _Source:
 
 
 def _sources(config: Preset, seeds: Sequence[int]) -> list[_Source]:
-    """This build, and the recorded runs unless they are this build's."""
+    """This build, and the recorded runs where there are any and they are not this build's."""
     index, data = clips_of(config)
     sources = [_Source(f"this build ({config.label}, {_seeds(seeds)})", config, tuple(seeds), index, data)]
     recorded = preset(RECORDED)
-    if config.label != recorded.label:
+    newest = _newest_data(recorded)
+    if config.label != recorded.label and newest is not None:
         head = f"recorded ({RECORDED}, {_seeds(RECORDED_SEEDS)})"
-        sources.append(_Source(head, recorded, RECORDED_SEEDS, None, _newest_data(recorded)))
+        sources.append(_Source(head, recorded, RECORDED_SEEDS, None, newest))
     return sources
 
 

@@ -1,0 +1,44 @@
+"""What the page on iMiGUE says to type works, on a studio's folder in its place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.book.building import Book, run
+
+PAGE = (Path(__file__).resolve().parents[2] / "book" / "imigue.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+SETTINGS = sorted(set(re.findall(r"`(--set [\w.=]+|--skip-bad)`", PAGE)))
+
+
+def test_the_page_has_something_to_type() -> None:
+    assert len(COMMANDS) == 8 and sum("PATH/TO/imigue" in command for command in COMMANDS) == 6
+    assert len(SETTINGS) == 4
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(book: Book, command: str) -> None:
+    studio = next((book.root / "runs" / "data").glob("studio-*/splits.csv")).parent
+    small = re.sub(r"(BOOK_PRESET=|--preset )\w+", r"\1smoke", command.replace("PATH/TO/imigue", str(studio)))
+    outcome = run(small, book.root, PYTHONPATH=str(book.root))
+    assert outcome.status == 0 and "Traceback" not in outcome.text, outcome.text[-4000:]
+    if "doctor" in command:
+        assert "findings: 0 errors" in outcome.text and "skeleton.layout=imigue22" in outcome.text
+    if " train " in command:
+        assert re.search(r"^test: top1 ", outcome.text, re.M)
+    if " tables " in command:
+        assert "not run yet" not in outcome.text and "Table 3" in outcome.text
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_are_known(setting: str) -> None:
+    from migcore.presets import preset
+
+    if setting == "--skip-bad":
+        setting = "--set data.skip_bad=true"
+    name, value = setting.removeprefix("--set ").split("=")
+    assert preset("imigue", {name: value}).overrides

@@ -1,0 +1,185 @@
+"""migcore.doctor: whatever is wrong with a folder is found and named, and nothing is found in a whole one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from migcore import cli
+from migcore.data.files import write_skeleton_csv
+from migcore.doctor import Report, examine, examine_machine, finger_votes
+from migcore.errors import ConfigError
+from tests.data.tiny import CLIPS, FRAMES, SPLITS, write_film, write_skeleton, write_video
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("doctor") / "set"
+    for video in ("0001", "0002", "0003"):
+        write_video(root, video)
+    (root / "splits.csv").write_text(SPLITS)
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "set"))
+
+
+def found(report: Report, level: str) -> list[str]:
+    """Messages, but for those about classes that a tiny set lacks."""
+    return [f.message for f in report.findings if f.level == level and "classes" not in f.message]
+
+
+def test_a_whole_folder(whole: Path) -> None:
+    before = sorted(whole.rglob("*"))
+    report = examine(whole, decode=True)
+    assert found(report, "error") == found(report, "warning") == []
+    assert sorted(whole.rglob("*")) == before
+    row = {"clips": 4, "videos": 1, "subjects": 1, "classes": 4}
+    assert report.counts == {
+        "train": row, "val": row, "test": row, "all": {"clips": 12, "videos": 3, "subjects": 3, "classes": 4},
+    }  # fmt: skip
+    assert report.published == {"all": {"clips": 18499, "videos": 359, "subjects": 72}}
+    lengths = [end - start + 1 for _, start, end in CLIPS]
+    np.testing.assert_allclose(report.seconds, [v / 25 for v in (min(lengths), np.mean(lengths), max(lengths))])
+    assert report.layout["columns"].startswith("openpose35") and report.layout["split"] == "splits.csv"
+    assert "3 films, 3 skeleton files, 3 label files, 0 pre-cut clips" in report.to_text()
+    assert report.fingers["frames"] == 3 * FRAMES
+
+
+def test_the_challenges_split_is_compared(root: Path) -> None:
+    (root / "splits.csv").unlink()
+    report = examine(root)
+    assert report.published["val"] == {"clips": 777, "videos": 10}
+    assert sum(report.published[s]["clips"] for s in ("train", "val", "test")) == 18499 - 267
+    assert "4 clips (iMiGUE: 777)" not in report.to_text() and "12 clips (iMiGUE: 777)" in report.to_text()
+
+
+def test_every_damage_is_named(root: Path) -> None:
+    film = root / "0001" / "0001.mp4"
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    table = root / "0002" / "0002_light_hand.csv"
+    lines = table.read_text().splitlines()
+    lines[4] = lines[4].replace(lines[4].split(",")[3], "7", 1)  # a score: no quick look sees it
+    table.write_text("\n".join(lines) + "\n")
+    labels = root / "0003" / "0003_label.csv"
+    labels.write_text(labels.read_text() + "55,1,2\n")
+    report = examine(root)
+    errors = report.errors
+    assert len(errors) == 3
+    by_file = {name: next(e for e in errors if name in e.message) for name in ("0001.mp4", table.name, labels.name)}
+    assert by_file["0001.mp4"].clips == tuple(f"0001_{k}" for k in range(4))
+    assert "row 5" in by_file[table.name].message and "score" in by_file[table.name].message
+    assert by_file[table.name].clips == tuple(f"0002_{k}" for k in range(4))
+    assert "row 5" in by_file[labels.name].message and by_file[labels.name].clips == ("0003_4",)
+    assert "[4 clips: 0002_0, 0002_1, 0002_2, …]" in report.to_text()
+
+
+def test_a_picture_that_cannot_be_decoded(root: Path) -> None:
+    film = root / "0001" / "0001.mp4"
+    data = bytearray(film.read_bytes())
+    start = data.index(b"mdat") + 200
+    data[start : start + 1500] = bytes(1500)
+    film.write_bytes(bytes(data))
+    assert found(examine(root), "error") == []  # its packets are all there
+    decoded = examine(root, decode=True)
+    assert len(decoded.errors) == 1 and "0001.mp4" in decoded.errors[0].message
+
+
+def test_unequal_lengths(root: Path) -> None:
+    write_skeleton(root / "0001" / "0001_light_hand.csv", frames=FRAMES + 3)
+    warned = found(examine(root), "warning")
+    assert len(warned) == 1 and "0001_light_hand.csv 43 frames and 0001.mp4 40 frames" in warned[0]
+
+
+def test_names_and_rows_that_come_twice(root: Path) -> None:
+    labels = root / "0002" / "0002_label.csv"
+    labels.write_text(labels.read_text() + labels.read_text().splitlines()[0] + "\n")
+    (root / "test_id.txt").write_text("0003_0\n0003_1.mp4\n\n0003_0\n0453_3\n")
+    (root / "readme.txt").write_text("0003_0 and other words\nnot a list\n")
+    report = examine(root)
+    warned = [f for f in report.findings if f.message in found(report, "warning")]
+    assert [f.clips for f in warned] == [("0002_0", "0002_4"), ("0003_0",), ("0453_3",)]
+    assert "twice" in warned[1].message and "not in this folder" in warned[2].message
+    assert all("readme" not in f.message for f in warned)
+
+
+def test_films_without_labels(root: Path) -> None:
+    write_video(root, "0009")
+    (root / "0009" / "0009_label.csv").unlink()
+    assert any("neither labels nor clips" in m and m.endswith("0009") for m in found(examine(root), "warning"))
+
+
+def test_precut_clips_and_nested_folders(tmp_path: Path) -> None:
+    write_video(tmp_path / "set" / "part", "0001", film=False)
+    for k in range(len(CLIPS)):
+        write_film(tmp_path / "set" / "clips" / f"0001_{k}.mp4", frames=CLIPS[k][2] - CLIPS[k][1] + 1)
+    (tmp_path / "set" / "clips" / "0001_2.mp4").write_bytes(b"nothing")
+    report = examine(tmp_path / "set")
+    assert "1 of films, 1 of them one folder down" in report.layout["folders"]
+    assert "4 pre-cut clips" in report.layout["files"]
+    assert len(report.errors) == 1 and report.errors[0].clips == ("0001_2",)
+
+
+@pytest.mark.parametrize("nothing", ["empty", "absent", "splits"])
+def test_no_data_set_is_a_finding_too(nothing: str, root: Path, tmp_path: Path) -> None:
+    folder = root if nothing == "splits" else tmp_path / nothing
+    if nothing == "empty":
+        folder.mkdir()
+    if nothing == "splits":
+        (root / "splits.csv").write_text("video,split,subject\n../0001,train,a\n")
+    report = examine(folder)
+    assert len(report.errors) == 1 and str(folder) in report.errors[0].message
+
+
+def test_columns_are_guessed_or_told(root: Path) -> None:
+    path = root / "0001" / "0001_light_hand.csv"
+    path.write_text("\n".join(",".join(["0"] * 50) for _ in range(FRAMES)) + "\n")
+    report = examine(root)
+    assert any("50 columns fit no column map" in e.message for e in report.errors)
+    for video in ("0001", "0002", "0003"):
+        (root / video / f"{video}_light_hand.csv").write_text("\n".join([",".join(["0"] * 412)] * FRAMES) + "\n")
+    assert examine(root).layout["columns"].startswith("openpose137") and not examine(root).errors
+    assert len(examine(root, columns="openpose35").errors) == 3
+    with pytest.raises(ConfigError, match="openpose34"):
+        examine(root, columns="openpose34")
+
+
+@pytest.mark.parametrize(("wrist", "votes"), [(7, [5, 0]), (4, [0, 5])])
+def test_fingers_go_to_the_nearer_wrist(wrist: int, votes: list[int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keypoints, scores = rng.uniform(0, 100, (8, 22, 2)), np.ones((8, 22))
+    keypoints[:, 4], keypoints[:, 7] = (0, 0), (500, 0)
+    keypoints[:, 12:17] = keypoints[:, wrist, None] + rng.uniform(-20, 20, (8, 5, 2))
+    scores[0, 12:17] = 0  # no finger
+    scores[1, 4] = 0  # no wrist to compare with
+    scores[2, 7] = 0
+    keypoints[3, 16], scores[3, 16] = (250 - 400 * (wrist - 5.5), 0), 0  # far, but not found
+    assert finger_votes(keypoints, scores).tolist() == votes
+
+
+def test_the_machine(tmp_path: Path) -> None:
+    machine = examine_machine(tmp_path / "not" / "yet")
+    assert machine["torch"][0].isdigit() and "Python 3" in machine["system"]
+    assert str(tmp_path / "not" / "yet") in machine["space"] and "GiB free" in machine["space"]
+    assert not (tmp_path / "not").exists()
+    assert Report(machine).to_text().splitlines()[0] == "machine" and "data set" not in Report(machine).to_text()
+
+
+def test_the_command(whole: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert "torch" in capsys.readouterr().out
+    assert cli.main(["doctor", str(whole)]) == 0
+    assert "0 errors" in capsys.readouterr().out
+    write_skeleton_csv(root / "0001" / "0001_light_hand.csv", np.ones((5, 35, 2)), np.ones((5, 35)))
+    assert cli.main(["doctor", str(root), "--json"]) == 2
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert {"machine", "layout", "counts", "fingers", "findings"} <= set(told)
+    assert [f["level"] for f in told["findings"]].count("error") == 4  # four clips end behind row 5
+    assert err.count("\n") == 1 and "4 found wrong" in err
