@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from paperbook_run import BookError, Settings, run_book
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -56,15 +57,32 @@ def configure(app: Sphinx, config: Config) -> None:
 
 
 def run_notebooks(app: Sphinx, config: Config) -> None:
-    """Execute what is stale; on failure one line per notebook, and exit status 1."""
+    """Execute what is stale; on failure, or while another build is at work here, one line each, and exit status 1."""
+    root = Path(app.srcdir).parent
     try:
-        failures = run_book(Path(app.srcdir).parent, Settings.from_environment(), logger.info)
+        app.paperbook_lock = only_build(root)  # type: ignore[attr-defined]  # held until this process ends
+        failures = run_book(root, Settings.from_environment(), logger.info)
     except BookError as error:
         failures = [str(error)]
     if failures:
         for line in failures:
             logger.error(line)
         raise SystemExit(1)  # Jupyter Book turns an Exception into a page of traceback
+
+
+def only_build(root: Path) -> FileLock:
+    """The lock of a book's output, which two builds would write into each other's.
+
+    Raises:
+        BookError: another process holds it.
+    """
+    (root / "_build").mkdir(exist_ok=True)
+    lock = FileLock(root / "_build" / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BookError("another build of this book is at work; start again when it has ended") from None
+    return lock
 
 
 def tidy_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

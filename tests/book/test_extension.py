@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -14,7 +20,7 @@ import pytest
 import yaml
 from paperbook_run import BookError, Settings, run_book
 
-from tests.book.building import ROOT, Outcome, executed, run
+from tests.book.building import ROOT, Outcome, environment, executed, run
 
 pytestmark = pytest.mark.book
 HEADER = """\
@@ -127,6 +133,72 @@ def test_builds_runs_what_is_stale_and_fails_in_one_line(mini: Path) -> None:
     assert executed(build(mini, BOOK_SET="a.b=1").text) == []  # the page that was good is still there
     refused = build(mini, BOOK_EXECUTE="sometimes")
     assert refused.status == 1 and "BOOK_EXECUTE=sometimes is not one of auto, force, off" in refused.text
+
+
+WAITING = """
+# %%
+import pathlib, time
+pathlib.Path("_build/started").touch()
+while not pathlib.Path("_build/go").exists():
+    time.sleep(0.05)
+"""
+
+
+@contextmanager
+def waiting_build(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """A build in a process group of its own, at the moment when its second notebook waits for ``_build/go``."""
+    second = root / "notebooks" / "02_second.py"
+    second.write_text(second.read_text() + WAITING)
+    process = subprocess.Popen(
+        ["jupyter-book", "build", "book", "-W"], cwd=root, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(2400):
+            if (root / "_build" / "started").exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert process.poll() is None and (root / "_build" / "started").exists()
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_of_two_builds_at_once_the_second_is_refused(mini: Path) -> None:
+    with waiting_build(mini) as first:
+        second = build(mini)
+        assert second.status == 1 and executed(second.text) == []
+        assert "another build of this book is at work" in second.text and "Traceback" not in second.text
+        (mini / "_build" / "go").touch()
+        text, _ = first.communicate(timeout=300)
+    assert first.returncode == 0 and executed(text) == ["01_first", "02_second"], text
+
+
+def test_ctrl_c_leaves_nothing_half_written(mini: Path) -> None:
+    with waiting_build(mini) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert [path.name for path in (mini / "book" / "notebooks").iterdir()] == ["01_first.ipynb"]
+    (mini / "_build" / "go").touch()
+    again = build(mini)
+    assert again.status == 0 and executed(again.text) == ["02_second"], again.text
+
+
+def test_any_path_will_do_and_notebooks_are_only_read(mini: Path, tmp_path: Path) -> None:
+    root = mini.rename(tmp_path / "ein Häuschen 小屋")
+    folder = root / "notebooks"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    folder.chmod(0o555)  # root may write all the same; what it wrote would show
+    try:
+        outcome = build(root)
+    finally:
+        folder.chmod(0o755)
+    assert outcome.status == 0 and executed(outcome.text) == ["01_first", "02_second"], outcome.text
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+    page = (root / "_build/html/notebooks/01_first.html").read_text(encoding="utf-8")
+    assert "here . and" in page and "Häuschen" not in page
 
 
 def test_buttons_follow_the_one_address(mini: Path) -> None:
