@@ -171,13 +171,13 @@ def examine_machine(folder: Path | None = None) -> dict[str, str]:
 def examine(root: str | Path, *, columns: str | None = None, first_frame: int = 1, decode: bool = False) -> Report:
     """Read a whole data set in iMiGUE's layout; whatever is wrong with it is a finding, and nothing is written.
 
-    Every number of every skeleton file and every packet of every film is read: minutes for iMiGUE.
+    Every number of every skeleton file and every packet of every film is read.
 
     Args:
         root: its folder.
         columns: column map of its skeleton files; default the one that fits the first of them.
         first_frame: number that label files give a film's first frame.
-        decode: look at every picture of every film too (an hour for iMiGUE).
+        decode: look at every picture of every film too, which takes far longer.
 
     Raises:
         ConfigError: no column map has that name.
