@@ -30,7 +30,18 @@ from migcore import recipes
 from migcore.data.imigue import ClipIndex, open_dataset
 from migcore.errors import ConfigError
 from migcore.files import locked
-from migcore.ledger import Ledger, Run, canonical, now, run_key, source_commit, source_hash, source_root, versions
+from migcore.ledger import (
+    Ledger,
+    Run,
+    canonical,
+    now,
+    run_key,
+    run_name,
+    source_commit,
+    source_hash,
+    source_root,
+    versions,
+)
 from migcore.models.backbone import pretrained_identity
 from migcore.presets import DataConfig, Preset
 from migcore.recipes import Job, Made, SplitOutputs, measure
@@ -38,9 +49,12 @@ from migcore.recipes.skeleton import TEXTS_FROM
 from migcore.recipes.student import init_identity, without_decay
 from migcore.studio.dataset import STUDIO_VERSION, write_studio
 from migcore.training import make_accelerator
+from migcore.watch import in_notebook, watched
 
 WEIGHTS = "weights.safetensors"
 """File of a run's folder that holds its trained weights; recorded runs have none."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's folder, as long as it is being made."""
 
 
 def runs_folder() -> Path:
@@ -90,7 +104,7 @@ def dataset(preset: Preset) -> ClipIndex:
         assert preset.studio is not None  # data_folder has seen to it
         with locked(folder.with_name(f"{folder.name}.lock"), wait=True, what="the studio"):
             if not (folder / "identity.json").is_file():
-                write_studio(folder, preset.studio, progress=sys.stderr.isatty())
+                write_studio(folder, preset.studio, progress=sys.stderr.isatty() or in_notebook())
     config = preset.data
     return open_dataset(folder, column_map=config.column_map, skip_bad=config.skip_bad, first_frame=config.first_frame)
 
@@ -495,9 +509,16 @@ def run_many(
     if min(len(todo), processes, cores) > 1 and not torch.cuda.is_available():
         threads = max(1, cores // min(len(todo), processes))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
+        ways = {this: (name, seed if experiment(name).random else 0) for this, (name, _) in todo.items()}
+        twice = len({name for name, _ in ways.values()}) < len(ways)
+        folders = {
+            f"{name} {this[:4]}" if twice else name: runs_folder() / run_name(name, number, this) / CHECKPOINTS
+            for this, (name, number) in ways.items()
+        }
+        pool = ProcessPoolExecutor(
             min(len(todo), processes), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-        ) as pool:
+        )
+        with watched(folders), pool:
             for done in [pool.submit(run, name, preset, seed, weights=weights) for name, preset in todo.values()]:
                 done.result()
     return [_run(name, preset, seed, index_of(preset), True, weights) for name, preset in jobs]
@@ -543,7 +564,8 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
         if found is not None:
             return found
         started = time.perf_counter()
-        made = this.make(job)
+        with watched({name: job.folder / CHECKPOINTS}):
+            made = this.make(job)
         planned.seconds = round(time.perf_counter() - started, 3)
         planned.created, planned.device = now(), made.device
         planned.history, planned.extra = made.history, made.extra
@@ -558,7 +580,7 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
             planned.extra["skipped"] = skipped
         if job.main:
             book.save(planned, arrays)
-            shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
     accelerator.wait_for_everyone()
     done = book.get(this_key)
     assert done is not None  # just written

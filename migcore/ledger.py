@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from migcore.errors import ConfigError, LedgerError
-from migcore.files import lock_holder, locked, write_json, write_whole
+from migcore.files import lock_holder, locked, write_json, write_together, write_whole
 
 NO_NUMBERS = {"numbers": False}
 """Metadata of a dataclass field that cannot change a result (a path, a worker count): left out of the key."""
@@ -199,8 +199,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Folder name: ``<experiment>-seed<n>-<key>``."""
-        return f"{self.experiment}-seed{self.seed}-{self.key}"
+        """Name of its folder (:func:`run_name`)."""
+        return run_name(self.experiment, self.seed, self.key)
+
+
+def run_name(experiment: str, seed: int, key: str) -> str:
+    """Folder name of a run: ``<experiment>-seed<n>-<key>``."""
+    return f"{experiment}-seed{seed}-{key}"
 
 
 UNSTORED = ("stale", "folder")
@@ -401,6 +406,6 @@ class Ledger:
             hint = "Run the experiment again, then record it"
             raise LedgerError("was made by code that has changed since", where=found[0], hint=hint)
         target = self.recorded / run.name
-        for name in ("arrays.safetensors", "run.json"):
-            write_whole(target / name, partial(shutil.copyfile, found[0].parent / name))
+        names = "arrays.safetensors", "run.json"
+        write_together({target / name: partial(shutil.copyfile, found[0].parent / name) for name in names})
         return target

@@ -152,6 +152,34 @@ def load_checkpoint(
     return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """How far a run is: epochs made and planned, and the loss of the last."""
+
+    made: int
+    planned: int
+    loss: float
+
+
+def epochs_made(folder: Path) -> Epochs | None:
+    """What the newest checkpoint of a run says, while another process may be writing the next one.
+
+    Args:
+        folder: of the run's checkpoints; need not exist.
+
+    Returns:
+        None before the end of the first epoch, and when the file is replaced or removed at this very moment.
+    """
+    try:
+        newest = max(folder.glob("step-*.safetensors"))
+        with safe_open(newest, framework="pt") as file:
+            state = json.loads(file.metadata()["migcore"])
+        history = state["history"]
+        return Epochs(len(history), int(state["identity"]["config"]["epochs"]), float(history[-1]["loss"]))
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
 class Interrupts:
     """While entered, Ctrl-C and SIGTERM only set :attr:`asked`; a second Ctrl-C stops at once."""
 

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # The problem: movements that nobody meant to make
 #
-# This chapter shows what a micro-gesture is, which 32 classes iMiGUE has, and why it is hard to name them. It follows
+# This chapter shows what a {term}`micro-gesture` is, which 32 classes {term}`iMiGUE` has, and why it is hard to name them. It follows
 # sections 1 and 3.1 of the paper {cite}`wang2024multimodal` and the data set's own description {cite}`liu2021imigue`.
 
 # %% [markdown]
@@ -49,7 +49,7 @@ pd.DataFrame(index.summary()).T
 # A *gesture* in the usual sense is made for someone: we wave, point, applaud. A *micro-gesture* is made for nobody. It is
 # spontaneous, mostly unconscious, and over in a moment. The paper wants to find it in two records of the same moment. One
 # is the **film**: rich, but heavy, and full of things that do not matter, such as a sponsor's wall. The other is the
-# **skeleton**: 22 keypoints per frame, light and free of background, but blind to lips, ties and pens.
+# **skeleton**: 22 {term}`keypoints <keypoint>` per frame, light and free of background, but blind to lips, ties and pens.
 
 # %% mystnb={"figure": {"name": "fig-two-records", "caption": "Two clips, each recorded twice: what the camera saw, and where the keypoint estimator believed the hands and the nose to be. A hand that goes to the neck is in both records. Pressed lips are in the film alone."}, "image": {"alt": "Film frames of two gestures, and under each the height of hands and nose over time"}} tags=["remove-input"]
 longest = sorted(index.split("train"), key=lambda c: -c.frames)
@@ -76,8 +76,8 @@ pictures.gesture_player(shown, [CLASSES[c.label].name for c in shown])
 # %% [markdown]
 # ## The 32 classes
 #
-# iMiGUE has 31 micro-gestures and one class for everything else that a talking person does with the hands, *illustrative
-# body language*. A class is a number from 0 to 31 everywhere in this book; label files hold 1 to 31, and 99 for
+# iMiGUE has 31 micro-gestures and one class for everything else that a talking person does with the hands,
+# {term}`illustrative` body language. A class is a number from 0 to 31 everywhere in this book; label files hold 1 to 31, and 99 for
 # *illustrative*. The names in the challenge's list are sometimes loose: "touch face" is, in the data set's own wording,
 # *touching or scratching head*. `migcore.labels` keeps both.
 
@@ -96,7 +96,7 @@ pd.DataFrame(
 ).set_index("class").rename_axis(None)
 
 # %% [markdown]
-# The last two columns count the clips of each class in the MiGA challenge's training and validation parts. Look at them for
+# The last two columns count the {term}`clips <clip>` of each class in the training and validation {term}`splits <split>` of the MiGA challenge. Look at them for
 # a moment before you read on.
 #
 # ## A long tail
@@ -134,8 +134,8 @@ Markdown(
 # $$\text{top-1} = \frac{1}{N}\sum_{i=1}^{N} [\hat y_i = y_i],\qquad
 # \text{mean-class} = \frac{1}{|\mathcal C|}\sum_{c\in\mathcal C}\frac{\sum_i [\hat y_i = y_i = c]}{\sum_i [y_i = c]},$$ (eq-accuracies)
 #
-# where $\mathcal C$ are the classes that occur. *Top-5* asks whether the true class is among the five best. With a long tail,
-# top-1 can look good while most classes are never found; mean-class then tells. The paper reports top-1 and top-5. We print
+# where $\mathcal C$ are the classes that occur. {term}`Top-5 <top-5>` asks whether the true class is among the five best. With a long tail,
+# top-1 can look good while most classes are never found; {term}`mean-class <mean-class accuracy>` then tells. The paper reports top-1 and top-5. We print
 # all three. Our function is {py:func}`migcore.metrics.classification`.
 #
 # **By hand.** Four clips of three classes: three show class 0, one shows class 1. A classifier always says 0. Three of four
@@ -172,7 +172,7 @@ parts = parts.groupby([g.group for g in CLASSES]).sum().loc[list(GROUPS)]
 # ## The data of this page
 #
 # iMiGUE is gated: its films show real people, and one has to ask for them. A book that everybody can build needs data that
-# everybody can have. So this one comes with *the studio*: a program that draws seated speakers, lets them fidget, and writes
+# everybody can have. So this one comes with the {term}`studio`: a program that draws seated speakers, lets them fidget, and writes
 # films, skeletons and labels in iMiGUE's own layout. From there on the code is the same. [The two data sets](../data.md)
 # says what was built in and what was not.
 #

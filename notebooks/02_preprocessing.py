@@ -15,7 +15,7 @@
 # # From film to volume: preprocessing
 #
 # This chapter follows one clip from the film and the skeleton file to the two tensors that the networks read: a stack of
-# frames, and a volume of heat-maps. It is section 2.1 of the paper {cite}`wang2024multimodal`; the heat-maps are those of
+# frames, and a {term}`volume` of {term}`heat-maps <heat-map>`. It is section 2.1 of the paper {cite}`wang2024multimodal`; the heat-maps are those of
 # PoseC3D {cite}`duan2022posec3d`.
 
 # %% tags=["parameters"]
@@ -63,9 +63,9 @@ pictures.pipeline(
 # %% [markdown]
 # ## A clip is a range of frames
 #
-# iMiGUE's films are minutes long. A label file beside each film says when a gesture begins and ends: `gesture id, first frame,
+# {term}`iMiGUE`'s films are minutes long. A label file beside each film says when a gesture begins and ends: `gesture id, first frame,
 # last frame`, counted from 1, ends included. A clip is one such row, and its name `NNNN_k` is the film's number and the row's,
-# counted from 0. The record above is one. Films are decoded only where a clip needs frames: the reader jumps to the key frame
+# counted from 0. The record above is one {term}`clip`. Films are decoded only where a clip needs frames: the reader jumps to the key frame
 # before and decodes from there.
 
 # %%
@@ -77,7 +77,7 @@ print(f"frames [3, T, H, W] = {list(frames.shape)}, {frames.dtype}")
 
 # %% [markdown]
 # The skeleton file has a row for each frame of the film: a number that is skipped, then $x$, $y$ and a score for each of 35
-# points. Of these, 22 are used. Sides are named by the viewer: *left* is the speaker's right. A point that was not found has
+# {term}`keypoints <keypoint>`. Of these, 22 are used. Sides are named by the viewer: *left* is the speaker's right. A point that was not found has
 # score 0.
 
 # %%
@@ -99,7 +99,7 @@ plots.durations(
 
 # %% [markdown]
 # From each clip a fixed number of frames is taken. In training they are drawn by chance, one from each of equal segments, so
-# that the network sees a clip differently each time. In testing they are the same every time: the middle of each segment. (For
+# that the network has another {term}`view` of a clip each time. In testing they are the same every time: the middle of each segment. (For
 # heat-maps we use PoseC3D's own sampler, which is a little more involved, draw for draw.)
 #
 # **By hand.** A clip of 8 frames, 4 are wanted: the segments are 0–1, 2–3, 4–5 and 6–7. Their middles lie between two frames,
@@ -170,7 +170,7 @@ pd.DataFrame(drawn[0, 0, 0].numpy()).loc[:, 6:13].map("{:.3f}".format)
 # %% [markdown]
 # ## Heat-maps of limbs
 #
-# A bone between keypoints $a$ and $b$ gets a channel, too. The distance is now to the line segment, and the bone is only as
+# A bone between keypoints $a$ and $b$, a {term}`limb`, gets a channel, too. The distance is now to the line segment, and the bone is only as
 # sure as the less sure of its ends:
 #
 # $$L_{eij} = \min(c_a, c_b)\, \exp\!\left(-\frac{d\big((i,j),\, \overline{ab}\big)^2}{2\sigma^2}\right).$$ (eq-limb)

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # The teacher: CLIP, before it has seen a gesture
 #
-# This chapter asks what CLIP {cite}`radford2021clip` knows about the 32 gestures without any training on them: by comparing
-# frames with sentences (zero-shot), and by a linear classifier on its frozen features. It is the frozen branch of section 2.2
-# of the paper {cite}`wang2024multimodal` and the teacher of all that follows.
+# This chapter asks what {term}`CLIP` {cite}`radford2021clip` knows about the 32 gestures without any training on them: by comparing
+# frames with sentences ({term}`zero-shot`), and by a linear classifier on its frozen features. It is the frozen branch of section 2.2
+# of the paper {cite}`wang2024multimodal` and the {term}`teacher` of all that follows.
 
 # %% tags=["parameters"]
 preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
@@ -77,7 +77,7 @@ plots.against_texts((frames.mean(1) @ text.T).cpu().numpy(), labels[some])
 # ```{admonition} Which CLIP is this?
 # :class: important
 # On iMiGUE the teacher is OpenAI's ViT-B/16, trained on some 400 million pictures from the internet. On the studio that would
-# be both too slow for a laptop and unfair to the drawn films, so the studio has a teacher of its own: a *miniature*,
+# be both too slow for a laptop and unfair to the drawn films, so the studio has a teacher of its own: a {term}`miniature`,
 # pre-trained with the same contrastive loss on captioned studio frames of other speakers. Its captions say what can be seen
 # ("left hand at the chin, face turned to the right"), never a class name or one of the sentences below. Two things make its
 # life easier than CLIP's: captions and class descriptions use the same plain words, and its pre-training was helped by what
@@ -87,7 +87,7 @@ plots.against_texts((frames.mean(1) @ text.T).cpu().numpy(), labels[some])
 # ## Sentences for classes
 #
 # A name alone is a poor sentence: "turtle neck" is a pullover as well. Following FROSTER {cite}`huang2024froster`, each class
-# gets a short description. Each of 28 templates is filled with the name and followed by name and description; the 29th prompt
+# gets a short description. Each of 28 templates is filled with the name and followed by name and description; the 29th {term}`prompt`
 # is name and description alone.
 
 # %%
@@ -97,7 +97,7 @@ for row in (0, 1, 10, 28):
     print(f"{row:2d}  {prompts[row][neck.id]}")
 
 # %% [markdown]
-# A class's vector is the mean of its 29 unit vectors, made unit again. How near are the classes to each other? If two
+# A class's vector, its {term}`class embedding`, is the mean of its 29 unit vectors, made unit again. How near are the classes to each other? If two
 # sentences point the same way, no picture can tell them apart.
 
 # %% mystnb={"figure": {"name": "fig-similarity", "caption": "Cosine between the text vectors of the classes, in the order of their body parts."}, "image": {"alt": "A 32 by 32 matrix of cosines between class texts"}} tags=["remove-input"]
@@ -117,7 +117,7 @@ Markdown(
 # ## From frames to logits
 #
 # Section 2.2 calls the frames' vectors $z^v_f \in \mathbb R^{T \times C}$ and the texts' $z^t_f \in \mathbb R^{L \times C}$.
-# Equation 1 compares them by cosine, divided by a temperature:
+# Equation 1 compares them by cosine, divided by a {term}`temperature`:
 #
 # $$\text{logit}_{l} = \frac{1}{T}\sum_{t=1}^{T} \frac{\cos(z^v_{f,t},\, z^t_{f,l})}{\tau}.$$ (eq-zero-shot)
 #
@@ -141,7 +141,7 @@ print(f"mean of cosines {per_frame:.2f}, cosine of the mean {pooled:.2f}")
 # %% [markdown]
 # ## The real run: zero-shot and a linear probe
 #
-# Two experiments. *Zero-shot* uses nothing but the sentences. The *linear probe* throws the sentences away, averages each
+# Two experiments. *Zero-shot* uses nothing but the sentences. The {term}`linear probe` throws the sentences away, averages each
 # clip's frame vectors, and fits a linear classifier on the training clips. It tells how much the features know,
 # whatever the sentences make of it. Both are kept in the ledger like any other run.
 

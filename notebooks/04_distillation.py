@@ -15,7 +15,7 @@
 # # Distillation: the frozen CLIP teaches a video model
 #
 # This chapter trains the video stream. A copy of CLIP {cite}`radford2021clip` learns the gestures from labels while a frozen
-# CLIP holds it near what it knew before. It is section 2.2 of the paper {cite}`wang2024multimodal`, equations 1 to 4, after
+# CLIP holds it near what it knew before: {term}`distillation`. It is section 2.2 of the paper {cite}`wang2024multimodal`, equations 1 to 4, after
 # FROSTER {cite}`huang2024froster`. How the student sees several frames at once is the next chapter.
 
 # %% tags=["parameters"]
@@ -58,8 +58,8 @@ runs = {
 # :name: fig-method
 # :alt: Left, a frozen CLIP above a trained one, both reading the same film and sentences; right, two skeleton networks on heat-maps; below, the weighted sum of the three
 #
-# The paper's Figure 1, drawn again. This chapter is its left half. Above is the frozen teacher, below the student, which is
-# trained. Both see the same frames and the same sentences. In the student's vision encoder the [cls] token is reserved: it is
+# The paper's Figure 1, drawn again. This chapter is its left half. Above is the frozen {term}`teacher`, below the student, which is
+# trained. Both see the same frames and the same sentences. In the student's vision encoder the {term}`[cls] token` is reserved: it is
 # never dropped. The skeleton branch on the right and the fixed-step search for the weights of the sum below come in later
 # chapters.
 # ```
@@ -71,7 +71,7 @@ runs = {
 #
 # ## Equation 1: labels
 #
-# The student's classifier is CLIP's own: cosines of frames and sentences, over a temperature $\tau$, into a cross-entropy,
+# The {term}`student`'s classifier is CLIP's own: cosines of frames and sentences, over a temperature $\tau$, into a cross-entropy,
 #
 # $$\ell_{cls} = -\frac{1}{N} \left[ \sum_{i=1}^N \ell_{ce} \{ \text{sim}[p(z_g^{v,i}), z_g^t] / \tau, y_i \} \right].$$ (eq-student-labels)
 #
@@ -79,7 +79,7 @@ runs = {
 # encoder, the text encoder, and $\tau$.
 #
 # **By hand.** Two frames, $(1, 0)$ and $(0, 1)$; classes A $(1, 0)$ and B $(0.6, 0.8)$; $\tau = 0.5$. A's cosines are 1 and 0,
-# on average 0.5; B's are 0.6 and 0.8, on average 0.7. Over $\tau$ the logits are 1.0 and 1.4. The soft-max gives B
+# on average 0.5; B's are 0.6 and 0.8, on average 0.7. Over $\tau$ the {term}`logits` are 1.0 and 1.4. The soft-max gives B
 # $1 / (1 + e^{-0.4}) = 0.60$. If B is true, the loss is $-\log 0.60 = 0.51$.
 
 # %%
@@ -96,7 +96,7 @@ for pool in ("frames", "clip"):
 # FROSTER's code does, and as we do. The minus before the bracket is one too many: a cross-entropy is a negative log-likelihood
 # already, and whoever minimises its negative teaches the student to be wrong. We leave it out.
 #
-# A training step does not read all 29 sentences of a class (the chapter on the teacher lists them). It reads two: one
+# A training step does not read all 29 sentences of a class (the chapter on the teacher lists them). It reads two {term}`prompts <prompt>`: one
 # template drawn by chance ({py:func}`migcore.models.froster.sample_prompts`), and name and description alone. Evaluation reads
 # all of them, once.
 #
@@ -109,7 +109,7 @@ for pool in ("frames", "clip"):
 #
 # with two layers, $\text{MLP}(z) = W_2\,\text{GELU}(W_1 z)$, and $\alpha = 0.1$ in FROSTER's code. $W_2$ starts at zero. So at
 # step 0 the MLP is not there, and later it can take up a part of the difference between student and teacher. The classifier
-# reads $z_g$; $\hat z_g$ exists only inside of the loss. There is one MLP for frames and one for texts
+# reads $z_g$; $\hat z_g$ exists only inside of the loss. There is one such {term}`residual MLP` for frames and one for texts
 # ({py:class}`migcore.models.froster.ResidualProjector`).
 #
 # **By hand.** $z = (1, 0)$, $W_1$ the identity, $W_2$ swaps the two numbers. $\text{GELU}(1) = 0.841$ and $\text{GELU}(0) = 0$,
@@ -491,7 +491,7 @@ Markdown(
 # * The student is CLIP with labels (Eq. 1) and a leash (Eq. 3); $\beta$ is how short the leash is.
 # * The residual MLP gives the leash some slack, and is thrown away after training.
 # * "L2" can mean four numbers of very different size.
-# * Whether distillation helps is a question for data; on this page it is answered by McNemar's test and intervals over subjects.
+# * Whether distillation helps is a question for data; on this page it is answered by {term}`McNemar's test` and intervals over subjects.
 #
 # ## Exercises
 #

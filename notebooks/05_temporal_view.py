@@ -65,8 +65,8 @@ student = recipes.load_student(runs["froster_decay"].folder / experiments.WEIGHT
 # %% [markdown]
 # ## The idea in one picture
 #
-# CLIP sees one picture at a time. To see motion, a network must compare frames. The *temporal view* does it without a single new
-# weight: the tokens of frame $t$ ask their questions not only to frame $t$, but to frames $t+1$ and $t-1$ as well. And
+# CLIP sees one picture at a time. To see motion, a network must compare frames. The {term}`temporal view` does it without a single new
+# weight: the {term}`tokens <token>` of frame $t$ ask their questions not only to frame $t$, but to frames $t+1$ and $t-1$ as well. And
 # since the answers go into the next block, each block reaches one frame further.
 
 # %% mystnb={"figure": {"name": "fig-temporal-view", "caption": "Left: the queries of a frame t meet the keys and values of t-1, t and t+1; beyond both ends there are zeros (dotted). Middle: the same for every frame; pale cells are zeros. Right: after how many blocks a frame (row) can know of another (column); empty: never, with the blocks of this page's student."}, "image": {"alt": "A row of frames with three arrows into one of them, a matrix with a band of three, and a matrix of numbers that grow away from the diagonal"}} tags=["remove-input"]
@@ -157,7 +157,8 @@ Markdown(
 #
 # ## Token decay
 #
-# Three times the keys cost more, and many patches of an interview are wall. So after each block the paper keeps [cls] and the $k$
+# Three times the keys cost more, and many {term}`patches <patch>` of an interview are wall. Hence {term}`token decay`: after each
+# block the paper keeps the {term}`[cls] token` and the $k$
 # patches that [cls] looks at most, by the scores $S(q_{cls}, K_c)$ of that block's own attention, and drops the others. Nothing is
 # learnt for this either. Scores come from {py:class}`migcore.models.vclip.TemporalAttention`; {py:class}`migcore.models.vclip.TokenDecay` cuts.
 #

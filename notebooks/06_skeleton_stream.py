@@ -14,7 +14,8 @@
 # %% [markdown]
 # # The skeleton stream and its text alignment
 #
-# This chapter trains a 3-D convolutional network on heat-map volumes, once on joints and once on limbs: the PoseC3D
+# This chapter trains a 3-D convolutional network on {term}`heat-map` {term}`volumes <volume>`, once on joints and once on
+# {term}`limbs <limb>`: the PoseC3D
 # {cite}`duan2022posec3d` rows of Table 1. Then it does what section 2.4 of the paper {cite}`wang2024multimodal` adds: it pulls
 # the network's feature to the sentence of the clip's class, as the distilled video student has learnt to read it.
 
@@ -216,7 +217,7 @@ Markdown(
 # A label says *which* class, and nothing of what the classes have to do with each other. The text vectors of the classes do:
 # *touch hat* stands nearer to *touch forehead* than to *cross finger*. Section 2.4 gives this to the skeleton network. A linear
 # map turns the pooled feature into $\hat x$, a vector as long as a text vector, and a second loss pulls it to the text of the
-# clip's class. The texts come from the video student (distilled, with token decay): they have met gestures, which the teacher's
+# clip's class: {term}`text alignment`. The texts come from the video student (distilled, with token decay): they have met gestures, which the teacher's
 # have not. So the skeleton runs depend on a video run, and the ledger keeps its key.
 #
 # ### Whose sentences?
@@ -314,7 +315,7 @@ pd.DataFrame(rows).T
 # %% [markdown]
 # ## The real run: with texts
 #
-# The same networks, seeds, clips and recipe; the backbones start from the same weights. Only the head and the loss differ.
+# The same networks, {term}`seeds <seed>`, clips and recipe; the backbones start from the same weights. Only the head and the loss differ.
 
 # %%
 with_texts = experiments.run_all(
@@ -375,9 +376,9 @@ rows = {
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# Top-1 in percent, with 95 % intervals from drawing subjects. $p$ is McNemar's: how likely so uneven a split of won and lost
+# Top-1 in percent, with 95 % intervals from drawing subjects. $p$ is that of {term}`McNemar's test`: how likely so uneven a split of won and lost
 # clips is, were both networks equally good ({py:func}`migcore.metrics.mcnemar`). Two questions are asked at once, joints and
-# limbs, and Holm's correction makes up for it.
+# limbs, and {term}`Holm's correction` makes up for it.
 
 # %% tags=["remove-input"]
 verdict = {}

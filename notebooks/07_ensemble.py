@@ -14,7 +14,7 @@
 # %% [markdown]
 # # The ensemble: three streams and their weights
 #
-# This chapter adds up what the film, the joints and the limbs say. It is section 2.5 of the paper {cite}`wang2024multimodal`
+# This chapter adds up what three {term}`streams <stream>` say, film, joints and limbs: an {term}`ensemble`. It is section 2.5 of the paper {cite}`wang2024multimodal`
 # with its Table 2: equation 7, the search for its weights, and how much the found weights are worth.
 
 # %% tags=["parameters"]
@@ -134,7 +134,7 @@ pd.DataFrame(spread).T.map("{:.2f}".format)
 # ## The search
 #
 # The paper used "a fixed-step weight search strategy". {py:func}`migcore.ensemble.search_weights` looks at every point of a
-# grid: all weights that are multiples of a step and add up to one. Three such weights are a point of a triangle. A corner asks
+# grid: all weights that are multiples of a step and add up to one. Three such weights are a point of a triangle, the {term}`simplex`. A corner asks
 # one stream alone, the middle all of them alike. The clips are those of *validation*: weights that are chosen on the test clips
 # have seen the answers.
 
@@ -575,7 +575,7 @@ else:
     print("the best stream is already as good as the oracle")
 
 # %% [markdown]
-# The oracle knows the answer: it picks the right stream for each clip. Three weights are the same for all clips. A model that
+# The {term}`oracle` knows the answer: it picks the right stream for each clip. Three weights are the same for all clips. A model that
 # looks at the clip and decides whom to trust could come nearer, but it would have to learn that from clips too.
 #
 # ````{solution-end}

@@ -15,7 +15,7 @@
 # # Tables 1 to 3, side by side with the paper
 #
 # This chapter puts the paper's three tables {cite}`wang2024multimodal` beside what this build and the recorded runs found. It
-# trains nothing: every number of ours is read from the ledger, and a row that no run has filled says so.
+# trains nothing: every number of ours is read from the {term}`ledger`, and a row that no run has filled says so.
 
 # %% tags=["parameters"]
 preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
@@ -41,8 +41,8 @@ seeds = tuple(
 # ## How to read them
 #
 # The column *paper* is what the paper prints, measured on iMiGUE. The column of *this build* was measured on the data of this
-# page, in percent, with a 95 % interval from drawing subjects. A column that is headed *recorded* holds runs of a larger
-# preset, made earlier and committed in `results/`. **Numbers from different data never share a column, and they must not be
+# page, in percent, with a 95 % interval from drawing subjects (a {term}`cluster bootstrap`). A column that is headed *recorded* holds
+# {term}`runs <run>` of a larger {term}`preset`, made earlier and committed in `results/`. **Numbers from different data never share a column, and they must not be
 # compared across columns as if they did**: the studio is not iMiGUE, and an accuracy of 60 % on one says nothing about 60 % on
 # the other. What may be compared is the order of the rows, and even that with care.
 

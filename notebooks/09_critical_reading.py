@@ -474,7 +474,7 @@ a, b = (
 print(f"0.6, 0.2, 0.6 brought to a sum of one: {(a == b).mean():.0%} the same")
 
 # %% [markdown]
-# A sum of 1.4 changes nothing, since a common factor changes no largest class. But a search on the simplex would not have met
+# A sum of 1.4 changes nothing, since a common factor changes no largest class. But a search on the {term}`simplex` would not have met
 # it.
 #
 # ### Searched where?
@@ -526,7 +526,7 @@ pd.DataFrame(
 ).T
 
 # %% [markdown]
-# Are 12 clips something? It depends on how many clips the two models disagree about. McNemar's test looks at those only. If one
+# Are 12 clips something? It depends on how many clips the two models disagree about. {term}`McNemar's test` looks at those only. If one
 # model is right on 12 clips more, out of so many that only one of the two has right:
 
 # %%
@@ -591,7 +591,8 @@ print(f"{len(rounded | cut) / 10001:.0%} if they may be cut off too")
 # ## The claims, held against runs
 #
 # What counts as evidence is a rule that names no result: a difference on the same clips, in every seed, that passes McNemar's
-# test with Holm's correction for the number of comparisons, *and* whose interval over subjects lies above zero. What is between
+# test with {term}`Holm's correction` for the number of comparisons, *and* whose interval over subjects ({term}`cluster bootstrap`) lies
+# above zero. What is between
 # holding and not holding is undecided, and that is a result. The rules are spelt out in {py:mod}`migcore.report.claims`.
 
 # %%

@@ -48,7 +48,7 @@ print(f"most pictures show clip {clip.id}{gesture}")
 # %% [markdown]
 # ## The idea in one picture
 #
-# A micro-gesture can be looked for in the film or in the keypoints that an estimator found in it. Keypoints are few numbers, and
+# A {term}`micro-gesture` can be looked for in the film or in the {term}`keypoints <keypoint>` that an estimator found in it. Keypoints are few numbers, and
 # small networks read them. Films are many, and the networks that read them are large and come from other tasks: from the
 # photographs of ImageNet, or from CLIP's pictures with captions. Between the frames of a clip, everybody does something else.
 
@@ -65,7 +65,7 @@ field.overview(sizes)
 # ResNet that was taught, on drawn stills of other people, where the joints are and what each part of the picture shows
 # ({py:mod}`migcore.studio.backbone`). That is nearer to the task than photographs are: mind it where these rows stand high.
 #
-# Under each system stand its rows of Table 1, with 95 % intervals over subjects in brackets. The paper's columns were measured on
+# Under each system stand its rows of Table 1, with 95 % intervals over subjects ({term}`cluster bootstrap`) in brackets. The paper's columns were measured on
 # iMiGUE, this build's on the data of this page: compare down a column, never across. A † marks a run that was recorded with an older
 # version of the code. Chapter 8 has the whole table.
 
@@ -185,7 +185,7 @@ row("TRN")
 # ### Frozen CLIP
 #
 # Frozen CLIP, also called EVL {cite}`lin2022frozen`, reads eight frames through a CLIP that is not trained at all. A decoder reads the
-# last $M = 4$ blocks of it, one layer each. The decoder holds a single vector $x$, the query, which attends to the tokens $Y^m$ of all
+# last $M = 4$ blocks of it, one layer each. The decoder holds a single vector $x$, the query, which attends to the {term}`tokens <token>` $Y^m$ of all
 # frames of block $m$. For it to see motion, three things are added to the tokens first:
 #
 # $$\begin{aligned}

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Ablations: one thing changed at a time
 #
-# The paper {cite}`wang2024multimodal` shows two ablations, its Tables 2 and 3. This chapter shows those that it leaves out:
+# The paper {cite}`wang2024multimodal` shows two {term}`ablations <ablation>`, its Tables 2 and 3. This chapter shows those that it leaves out:
 # every choice of sections 2.2 to 2.5 that can be made another way, and token decay beside three other ways to have fewer tokens.
 
 # %% tags=["parameters"]
@@ -36,7 +36,7 @@ index = experiments.dataset(config)
 # %% [markdown]
 # ## How to read them
 #
-# A variant is an ordinary run: an experiment with one field of its preset changed. This page trains nothing. It shows the runs
+# A variant is an ordinary {term}`run`: an experiment with one field of its {term}`preset` changed. This page trains nothing. It shows the runs
 # that are in the ledger, fresh or recorded; a variant without one says "not run yet". To make those of one ablation:
 #
 # ```bash
@@ -51,7 +51,7 @@ index = experiments.dataset(config)
 # %% [markdown]
 # ## Token reduction in context
 #
-# The paper drops the patches that [cls] looks at least. It is one of a family. At the same number of kept tokens one may
+# The paper's {term}`token decay` drops the patches that [cls] looks at least. It is one of a family. At the same number of kept tokens one may
 #
 # * drop **by chance**, the baseline that a clever rule must beat;
 # * **fuse** the dropped patches into one token, weighted by the same score, as EViT does {cite}`liang2022evit`;

@@ -51,9 +51,6 @@ def configure(app: Sphinx, config: Config) -> None:
     sys.path.insert(0, str(root))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    # tqdm's bars go to the terminal; that a notebook could have them as widgets is no news
-    ignored = "ignore:IProgress not found"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), ignored]))
 
 
 def run_notebooks(app: Sphinx, config: Config) -> None:

@@ -10,6 +10,7 @@ Settings come from the environment, because the command is always ``jupyter-book
 ``BOOK_SEED``     the seed (default 0)
 ``BOOK_SET``      overrides of preset fields, ``"posec3d.base_channels=8 skeleton.frames=16"``
 ``BOOK_EXECUTE``  ``auto`` (what is stale), ``force`` (all) or ``off`` (show what is there)
+``BOOK_JOBS``     notebooks at a time (default 2 where there are four cores and the preset is a small one, else 1)
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +43,20 @@ LEVELS = {
     "workstation": "the larger studio, recorded runs",
     "imigue": "iMiGUE itself",
 }
+SMALL = ("smoke", "laptop")
+"""Presets of which two notebooks fit beside each other; the others' trainings want the whole machine."""
 PROBE = """\
 import json, os, sys
 torch = sys.modules.get("torch")
 cuda = torch is not None and torch.cuda.is_available()
 print(json.dumps({"device": torch.cuda.get_device_name() if cuda else f"CPU ({os.cpu_count()} cores)"}))
 """
+
+
+Work = tuple[Path, Path, dict[str, Any], dict[str, Any]]
+"""A page to make: root, source, parameters, facts."""
+Made = tuple[Path, float, str]
+"""A page that ended: source, seconds, and "" or why it failed."""
 
 
 class BookError(Exception):
@@ -59,10 +70,12 @@ class Settings:
     Attributes:
         mode: one of :data:`MODES`.
         parameters: what every notebook gets: ``preset``, ``seed`` and ``overrides``.
+        jobs: notebooks at a time. One that needs a run which another is making waits for it.
     """
 
     mode: str
     parameters: dict[str, Any]
+    jobs: int = 1
 
     @classmethod
     def from_environment(cls, environment: dict[str, str] | os._Environ[str] = os.environ) -> Settings:
@@ -84,7 +97,10 @@ class Settings:
                 raise BookError(f"BOOK_SET: {item!r} is not field=value")
             overrides[field] = value
         preset = environment.get("BOOK_PRESET") or "laptop"
-        return cls(mode, {"preset": preset, "seed": int(seed), "overrides": overrides})
+        jobs = environment.get("BOOK_JOBS") or str(2 if _cores() >= 4 and preset in SMALL else 1)
+        if not jobs.isdecimal() or int(jobs) < 1:
+            raise BookError(f"BOOK_JOBS={jobs} is not a number of notebooks")
+        return cls(mode, {"preset": preset, "seed": int(seed), "overrides": overrides}, int(jobs))
 
 
 def sources_hash(root: Path) -> str:
@@ -141,25 +157,62 @@ def run_book(root: Path, settings: Settings, say: Callable[[str], None]) -> list
         if missing:
             raise BookError(f"BOOK_EXECUTE=off, but {', '.join(missing)} was never executed: build once without it")
         return []
-    failures = []
     sources, at = sources_hash(root), commit(root)
+    stale, preset = [], settings.parameters.get("preset")
     for source in found:
-        target = out / f"{source.stem}.ipynb"
-        wanted = stamp(source, settings.parameters, sources)
-        if settings.mode == "auto" and _stamp_of(target) == wanted:
-            continue
-        say(f"{_name(source)}: running, preset {settings.parameters['preset']}")
-        start = time.monotonic()
-        try:
-            notebook = execute(root, source, settings.parameters)
-        except BookError as error:
-            failures.append(str(error))
-            continue
-        seconds = time.monotonic() - start
-        facts = {"stamp": wanted, "seconds": round(seconds, 1), "commit": at, **settings.parameters}
-        _write(target, finish(notebook, facts, root))
-        say(f"{_name(source)}: done in {seconds:.0f} s")
-    return failures
+        facts = {"stamp": stamp(source, settings.parameters, sources), "commit": at, **settings.parameters}
+        if settings.mode == "force" or _stamp_of(out / f"{source.stem}.ipynb") != facts["stamp"]:
+            stale.append((root, source, settings.parameters, facts))
+    failed = {}
+    begin = lambda source: say(f"{_name(source)}: running, preset {preset}")  # noqa: E731
+    for source, seconds, failure in made(stale, settings.jobs, begin):
+        if failure:
+            failed[source] = failure
+        else:
+            say(f"{_name(source)}: done in {seconds:.0f} s")
+    return [failed[source] for source in found if source in failed]
+
+
+def made(stale: list[Work], jobs: int, begin: Callable[[Path], None]) -> Iterator[Made]:
+    """What :func:`make_page` says of each page, as they end, ``jobs`` at a time; ``begin`` is told which one begins."""
+    if min(jobs, len(stale)) < 2:
+        for work in stale:
+            begin(work[1])
+            yield make_page(*work)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _share_cores, (jobs,))
+    waiting, at_work = list(stale), set[Future[Made]]()
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < jobs:
+                begin(waiting[0][1])
+                at_work.add(pool.submit(make_page, *waiting.pop(0)))
+            done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
+            yield from (each.result() for each in done)
+    except BaseException:  # Ctrl-C: a process that the terminal did not tell is told here
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def make_page(root: Path, source: Path, parameters: dict[str, Any], facts: dict[str, Any]) -> Made:
+    """Run one notebook and write its page.
+
+    Returns:
+        source, seconds, and "" or, in one line, why there is no page.
+    """
+    start = time.monotonic()
+    try:
+        notebook = execute(root, source, parameters)
+    except BookError as error:
+        return source, 0.0, str(error)
+    seconds = time.monotonic() - start
+    page = finish(notebook, {**facts, "seconds": round(seconds, 1)}, root)
+    _write(root / "book" / "notebooks" / f"{source.stem}.ipynb", page)
+    return source, seconds, ""
 
 
 def execute(root: Path, source: Path, parameters: dict[str, Any]) -> nbformat.NotebookNode:
@@ -263,6 +316,15 @@ def _without_paths(notebook: nbformat.NotebookNode, root: Path) -> nbformat.Note
 
     result: nbformat.NotebookNode = nbformat.from_dict(clean(copy.deepcopy(notebook)))
     return result
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _share_cores(jobs: int) -> None:
+    """Threads of the kernels that this process starts."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // jobs)))
 
 
 def _ipython(root: Path) -> Path:

@@ -145,12 +145,12 @@ while not pathlib.Path("_build/go").exists():
 
 
 @contextmanager
-def waiting_build(root: Path) -> Iterator[subprocess.Popen[str]]:
+def waiting_build(root: Path, **changes: str) -> Iterator[subprocess.Popen[str]]:
     """A build in a process group of its own, at the moment when its second notebook waits for ``_build/go``."""
     second = root / "notebooks" / "02_second.py"
     second.write_text(second.read_text() + WAITING)
     process = subprocess.Popen(
-        ["jupyter-book", "build", "book", "-W"], cwd=root, env=environment(), text=True,
+        ["jupyter-book", "build", "book", "-W"], cwd=root, env=environment(**changes), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -165,6 +165,37 @@ def waiting_build(root: Path) -> Iterator[subprocess.Popen[str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+MEETING = """
+# %%
+import pathlib, time
+pathlib.Path("_build/{own}").touch()
+for _ in range(1200):
+    if pathlib.Path("_build/{other}").exists():
+        break
+    time.sleep(0.05)
+else:
+    raise SystemExit("nobody came")
+"""
+
+
+def test_two_notebooks_run_at_a_time_and_either_may_fail(mini: Path) -> None:
+    """Each waits for the other, so that one after the other would never end."""
+    for name, own, other in (("01_first", "a", "b"), ("02_second", "b", "a")):
+        source = mini / "notebooks" / f"{name}.py"
+        source.write_text(source.read_text() + MEETING.format(own=own, other=other))
+    outcome = build(mini, BOOK_JOBS="2")
+    assert outcome.status == 0, outcome.text
+    assert executed(outcome.text) == ["01_first", "02_second"] and outcome.text.count(": done in") == 2
+    first = mini / "notebooks" / "01_first.py"
+    first.write_text(first.read_text() + '\n# %%\nraise ValueError("not today")\n')
+    second = mini / "notebooks" / "02_second.py"
+    second.write_text(second.read_text() + "\n# %%\n1\n")
+    failed = build(mini, BOOK_JOBS="2")
+    assert failed.status == 1 and "notebooks/01_first.py: code cell" in failed.text and "not today" in failed.text
+    assert "Traceback" not in failed.text and "notebooks/02_second.py: done in" in failed.text
+    assert build(mini, BOOK_JOBS="0").status == 1
+
+
 def test_of_two_builds_at_once_the_second_is_refused(mini: Path) -> None:
     with waiting_build(mini) as first:
         second = build(mini)
@@ -175,12 +206,18 @@ def test_of_two_builds_at_once_the_second_is_refused(mini: Path) -> None:
     assert first.returncode == 0 and executed(text) == ["01_first", "02_second"], text
 
 
-def test_ctrl_c_leaves_nothing_half_written(mini: Path) -> None:
-    with waiting_build(mini) as process:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_leaves_nothing_half_written(mini: Path, jobs: str) -> None:
+    page = mini / "book" / "notebooks" / "01_first.ipynb"
+    with waiting_build(mini, BOOK_JOBS=jobs) as process:
+        for _ in range(1200):
+            if page.exists():
+                break
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         process.communicate(timeout=120)
     assert process.returncode != 0
-    assert [path.name for path in (mini / "book" / "notebooks").iterdir()] == ["01_first.ipynb"]
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
     (mini / "_build" / "go").touch()
     again = build(mini)
     assert again.status == 0 and executed(again.text) == ["02_second"], again.text
@@ -290,6 +327,7 @@ def test_unreadable_notebook_and_dead_kernel_are_one_line_each(mini: Path) -> No
         ("BOOK_SEED", "one", "BOOK_SEED=one is not a number"),
         ("BOOK_SET", "a.b", "'a.b' is not field=value"),
         ("BOOK_EXECUTE", "", "BOOK_EXECUTE= is not one of"),
+        ("BOOK_JOBS", "all", "BOOK_JOBS=all is not a number of notebooks"),
     ],
 )
 def test_settings_that_cannot_be_meant(name: str, value: str, told: str) -> None:
@@ -298,9 +336,19 @@ def test_settings_that_cannot_be_meant(name: str, value: str, told: str) -> None
 
 
 def test_settings_default_to_the_laptop() -> None:
-    assert Settings.from_environment({}) == Settings("auto", {"preset": "laptop", "seed": 0, "overrides": {}})
-    given = Settings.from_environment({"BOOK_SEED": "2", "BOOK_SET": "data.root='a b' x=", "BOOK_EXECUTE": "force"})
-    assert given == Settings("force", {"preset": "laptop", "seed": 2, "overrides": {"data.root": "a b", "x": ""}})
+    told = {"preset": "laptop", "seed": 0, "overrides": {}}
+    assert Settings.from_environment({"BOOK_JOBS": "1"}) == Settings("auto", told)
+    given = {"BOOK_SEED": "2", "BOOK_SET": "data.root='a b' x=", "BOOK_EXECUTE": "force", "BOOK_JOBS": "3"}
+    told = {"preset": "laptop", "seed": 2, "overrides": {"data.root": "a b", "x": ""}}
+    assert Settings.from_environment(given) == Settings("force", told, 3)
+
+
+@pytest.mark.parametrize(("cores", "preset", "jobs"), [(2, "laptop", 1), (4, "laptop", 2), (16, "imigue", 1)])
+def test_as_many_notebooks_at_a_time_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, cores: int, preset: str, jobs: int
+) -> None:
+    monkeypatch.setattr(paperbook_run, "_cores", lambda: cores)
+    assert Settings.from_environment({"BOOK_PRESET": preset}).jobs == jobs
 
 
 def test_docstrings_become_what_rst_asks_for() -> None:
