@@ -566,7 +566,8 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
         started = time.perf_counter()
         with watched({name: job.folder / CHECKPOINTS}):
             made = this.make(job)
-        planned.seconds = round(time.perf_counter() - started, 3)
+        trained = sum(row.get("seconds", 0.0) for row in made.history)  # also before this process resumed it
+        planned.seconds = round(max(time.perf_counter() - started, trained), 3)
         planned.created, planned.device = now(), made.device
         planned.history, planned.extra = made.history, made.extra
         skipped = dict(index.skipped)

@@ -17,3 +17,25 @@ window.addEventListener("load", function () {
     new MutationObserver(hush).observe(button, { childList: true, subtree: true });
   });
 });
+// Paper is white, and one cannot leaf on it: pages print in light mode, and sliders that do not play with all their pictures.
+(function () {
+  const page = document.documentElement.dataset;
+  let theme;
+  window.addEventListener("beforeprint", function () {
+    theme = page.theme;
+    page.theme = "light";
+    document.querySelectorAll(".migcore-slider:not(:has(button)) > img").forEach(function (picture) {
+      const figure = document.createElement("figure");
+      picture.replaceWith(figure);
+      picture.hidden = false;
+      figure.append(picture, picture.alt);
+    });
+  });
+  window.addEventListener("afterprint", function () {
+    page.theme = theme;
+    document.querySelectorAll(".migcore-slider:has(figure)").forEach(function (box) {
+      box.querySelectorAll("figure").forEach((figure) => figure.replaceWith(figure.firstChild));
+      box.querySelector("input").dispatchEvent(new Event("input"));
+    });
+  });
+})();

@@ -51,11 +51,11 @@ class Browser:
             self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self._call(f"{domain}.enable")
-            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            self._scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
             # A window of its own size, also below the least that a window can have.
             sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             self._call("Emulation.setDeviceMetricsOverride", **sizes)
-            self._call("Emulation.setEmulatedMedia", features=[scheme])
+            self._call("Emulation.setEmulatedMedia", features=self._scheme)
         except BaseException:
             self._process.kill()
             self._process.wait()
@@ -116,6 +116,16 @@ class Browser:
     def screenshot(self, path: Path) -> None:
         """What the window shows, as a PNG file."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+
+    def media(self, name: str) -> None:
+        """Show the page as on ``"print"`` or ``"screen"``; it is told as before and after printing."""
+        self.evaluate(f"dispatchEvent(new Event('{'before' if name == 'print' else 'after'}print'))")
+        self._call("Emulation.setEmulatedMedia", media=name, features=self._scheme)
+
+    def pdf(self) -> bytes:
+        """The page, printed on A4."""
+        printed = self._call("Page.printToPDF", paperWidth=21 / 2.54, paperHeight=29.7 / 2.54)
+        return base64.b64decode(printed["data"])
 
     def foreign(self) -> list[str]:
         """Requests that would have left the machine."""

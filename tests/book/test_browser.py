@@ -63,6 +63,34 @@ FOCUSED = """
           marked: drawn || s.boxShadow !== 'none' || s.textDecorationLine !== 'none'};
 })()
 """
+UPRIGHT, SIDEWAYS = 680, 1009  # pixels between the margins of A4: 18 and 26.7 cm
+CUT_OFF = """
+[...document.querySelectorAll('.bd-main *')].filter(e => e.checkVisibility() && (
+    e.getBoundingClientRect().right > innerWidth + 1 ||  // .math holds what screen readers say, which is wider
+    getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1 && !e.matches('.math')))
+  .slice(0, 5).map(e => e.tagName + '.' + e.className + ' ' + (e.innerText || '').slice(0, 40))
+"""
+NOT_FOR_PAPER = """
+[...document.querySelectorAll(`header, footer, dialog, .bd-header, .bd-header-article, .bd-sidebar-primary,
+    .bd-sidebar-secondary, .prev-next-footer, button, input, select, summary, .headerlink, .viewcode-link,
+    .viewcode-back`)].filter(e => e.checkVisibility()).map(e => e.tagName + '.' + e.className).slice(0, 5)
+"""
+TITLES = """
+(found => found.length === 1 ? [] : [found.length + ' titles', ...found])([...document.querySelectorAll('.bd-main h1')]
+  .filter(e => e.checkVisibility()).map(e => e.innerText.trim()).filter(Boolean))
+"""
+NOT_WHITE = """
+[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.documentElement).colorScheme]
+  .filter(e => !['rgb(255, 255, 255)', 'light'].includes(e))
+"""
+ON_PAPER = {"cut off": CUT_OFF, "shown": NOT_FOR_PAPER, "titles": TITLES, "not white": NOT_WHITE, "faint": FAINT}
+BREAKS = {
+    **dict.fromkeys(("figure", "tr", ".admonition", ".cell_input", "table:not(:has(tr:nth-child(20)))"), "breakInside"),
+    **dict.fromkeys(("h2", "caption", ".admonition-title"), "breakAfter"),
+}
+NO_BACKGROUNDS = """
+document.head.insertAdjacentHTML('beforeend', '<style>*, ::before, ::after { background: none !important }</style>')
+"""
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +263,90 @@ def test_an_animation_plays(book: Book, browser: Browser) -> None:
     assert first.startswith("data:image/")
     browser.evaluate("document.querySelector('.animation button[title=Play]').click()")
     browser.wait(f"{picture}.src !== {json.dumps(first)}")
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"), [(UPRIGHT, True), (SIDEWAYS, False)], ids=["upright-dark", "sideways-light"]
+)
+def test_every_page_prints_well(book: Book, tmp_path: Path, width: int, dark: bool) -> None:
+    """Nothing is cut off or of use on screens only, one title, dark on white: with backgrounds and without."""
+    wrong = {}
+    with Browser(tmp_path / "profile", dark=dark, width=width) as browser:
+        for page in documents(book):
+            browser.open(page.as_uri(), until=RENDERED)
+            browser.media("print")
+            found = {name: browser.evaluate(script) for name, script in ON_PAPER.items()}
+            browser.evaluate(NO_BACKGROUNDS)
+            found["faint without backgrounds"] = browser.evaluate(FAINT)
+            if any(found.values()):
+                wrong[page.name] = {name: problems for name, problems in found.items() if problems}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("page", ["01_problem", "02_preprocessing", "05_temporal_view"])
+def test_what_moves_prints_still(book: Book, browser: Browser, page: str) -> None:
+    """Of what plays one picture; of a slider that only leafs all, each with its words."""
+    boxes = "[...document.querySelectorAll('.migcore-slider, .animation')]"
+    seen = f"{boxes}.map(b => [...b.querySelectorAll('img')].filter(e => e.checkVisibility()).length)"
+    browser.open((book.html / "notebooks" / f"{page}.html").as_uri())
+    before = browser.evaluate(seen)
+    expected = browser.evaluate(f"{boxes}.map(b => b.querySelector('button') ? 1 : b.querySelectorAll('img').length)")
+    assert before and set(before) == {1}
+    browser.media("print")
+    assert browser.evaluate(seen) == expected
+    controls = f"{boxes}.flatMap(b => [...b.querySelectorAll('input, button, label')])"
+    assert browser.evaluate(f"{controls}.filter(e => e.checkVisibility()).map(e => e.outerHTML)") == []
+    leafed = f"{boxes}.filter(b => !b.querySelector('button'))"
+    for words, text in browser.evaluate(
+        f"{leafed}.map(b => [[...b.querySelectorAll('img')].map(e => e.alt), b.innerText])"
+    ):
+        assert len(words) > 1 and [each for each in words if text.count(each) != 1] == []
+    browser.media("screen")
+    assert browser.evaluate(seen) == before
+    assert browser.evaluate("document.querySelectorAll('.migcore-slider figure').length") == 0
+
+
+def test_solutions_are_printed_and_folded_code_is_not(book: Book, browser: Browser) -> None:
+    browser.open((book.html / "notebooks" / "01_problem.html").as_uri())
+    solutions = (
+        "[...document.querySelectorAll('.solution')].map(e => (s => s.visibility === 'visible' && s.opacity === '1'"
+        " && e.lastElementChild.offsetHeight > 20)(getComputedStyle(e.lastElementChild)))"
+    )
+    code = "[...document.querySelectorAll('details.hide')].map(e => e.checkVisibility() && e.innerText.includes('='))"
+    assert set(browser.evaluate(solutions)) == {False}
+    browser.media("print")
+    assert set(browser.evaluate(solutions)) == {True}
+    assert set(browser.evaluate(code)) == {False}
+    browser.media("screen")
+    browser.evaluate("document.querySelector('details.hide').open = true")
+    browser.media("print")
+    assert browser.evaluate(code)[0] and not any(browser.evaluate(code)[1:])
+    browser.media("screen")
+
+
+def test_pages_break_between_things(book: Book, browser: Browser) -> None:
+    styles: dict[str, set[str]] = {}
+    for page in ("01_problem", "08_tables"):
+        browser.open((book.html / "notebooks" / f"{page}.html").as_uri())
+        browser.media("print")
+        for selector, kind in BREAKS.items():
+            values = f"[...document.querySelectorAll('.bd-article {selector}')].map(e => getComputedStyle(e).{kind})"
+            styles.setdefault(selector, set()).update(browser.evaluate(values))
+        browser.media("screen")
+    assert styles == {selector: {"avoid"} for selector in BREAKS}
+
+
+def test_a_browser_that_prints_gets_the_page_ready_and_back(book: Book, tmp_path: Path) -> None:
+    """A real PDF, from dark mode: light while it is made, with all pictures of the slider, and dark again after it."""
+    state = (
+        "[document.documentElement.dataset.theme, document.querySelectorAll('.admonition.toggle-hidden').length,"
+        " document.querySelectorAll('.migcore-slider img[hidden]').length]"
+    )
+    with Browser(tmp_path / "profile", dark=True) as browser:
+        browser.open((book.html / "notebooks" / "05_temporal_view.html").as_uri(), until=RENDERED)
+        before = browser.evaluate(state)
+        assert before[0] == "dark" and before[1] > 0 and before[2] > 0
+        browser.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {state}; }})")
+        assert browser.pdf().startswith(b"%PDF")
+        assert browser.evaluate("window.printed") == ["light", 0, 0]
+        assert browser.evaluate(state) == before

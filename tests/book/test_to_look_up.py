@@ -50,7 +50,7 @@ def test_every_equation_is_in_the_index_once_with_its_chapter() -> None:
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
 def test_function_and_tests_of_an_equation_are_there(row: list[str]) -> None:
     assert len(row) == 5
-    (name,) = re.findall(r"^\{py:\w+\}`([\w.]+)`$", row[3])
+    (name,) = re.findall(r"^\{py:\w+\}`~([\w.]+)`$", row[3])
     found = pydoc.locate(name)
     assert callable(found) and found.__doc__
     (file,) = re.findall(r"`(tests/[\w/]+\.py)`:", row[4])
