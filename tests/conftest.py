@@ -20,7 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is there: processes besi
 from tests.book.building import Book, copy_repository, run  # noqa: E402
 
 LOOK_AT_THE_BOOK = (
-    "test_book", "test_browser", "test_by_themselves", "test_imigue_page", "test_numbers", "test_own_film", "test_readme",
+    "test_book", "test_browser", "test_by_themselves", "test_imigue_page", "test_numbers", "test_own_film",
+    "test_readme",
 )  # fmt: skip
 
 

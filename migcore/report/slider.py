@@ -1,8 +1,8 @@
 """Pictures to leaf through: a slider over still pictures that works without network, mouse or colour.
 
-All pictures are in the page; a few lines of script show the one that the slider is at. Without script the first is seen;
-the book's pages print all of them, or, of what plays, the one that is seen. With a keyboard the arrow keys leaf, and a
-screen reader says each picture's words.
+All pictures are in the page; a few lines of script show the one that the slider is at. Without script the first is
+seen; the book's pages print all of them, or, of what plays, the one that is seen. With a keyboard the arrow keys leaf,
+and a screen reader says each picture's words.
 """
 
 from __future__ import annotations
