@@ -106,6 +106,21 @@ if whole and len(at_preset) > 1:
         f" *{best}* with {at_preset[best]:.1f} %, the last *{worst}* with {at_preset[worst]:.1f} %. One standard error of such a number"
         f" is about {100 * (0.25 / len(index.split('test'))) ** 0.5:.1f} points, if the clips were independent."
     )
+    decay, chance = (points[kind] for kind in list(ablations.KINDS)[:2])
+    if len(decay) == len(chance) == 1 + len(ablations.BUDGETS):
+        shares = [
+            "the preset's budget",
+            *map("a share of {:g}".format, ablations.BUDGETS),
+        ]
+        leads = [a[1] - b[1] for a, b in zip(decay, chance, strict=True)]
+        text += (
+            " The paper's rule less random dropping: "
+            + ", ".join(
+                f"{lead:+.1f} points at {share}"
+                for share, lead in zip(shares, leads, strict=True)
+            )
+            + f". It is ahead at {sum(lead > 0 for lead in leads)} of {len(leads)} budgets."
+        )
 else:
     text = "Too few of these runs are in the ledger to say anything."
 Markdown(text)
