@@ -85,7 +85,7 @@ NOT_WHITE = """
 """
 ON_PAPER = {"cut off": CUT_OFF, "shown": NOT_FOR_PAPER, "titles": TITLES, "not white": NOT_WHITE, "faint": FAINT}
 BREAKS = {
-    **dict.fromkeys(("figure", "tr", ".admonition", ".cell_input", "table:not(:has(tr:nth-child(20)))"), "breakInside"),
+    **dict.fromkeys(("figure", "tr", ".admonition", ".cell_input", "table:not(:has(tr:nth-child(9)))"), "breakInside"),
     **dict.fromkeys(("h2", "caption", ".admonition-title"), "breakAfter"),
 }
 NO_BACKGROUNDS = """
