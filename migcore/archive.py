@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
+import os
 import re
 import shutil
 import stat
@@ -25,13 +26,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Literal, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
 from migcore import resume
 from migcore.errors import CheckpointError, LedgerError, StorageError
-from migcore.files import lock_holder, locked, write_whole
+from migcore.files import lock_holder, locked, write_together, write_whole
 from migcore.ledger import UNSTORED, Ledger, Run, read_run
 
 RECORD, ARRAYS = "run.json", "arrays.safetensors"
@@ -89,7 +90,7 @@ def pack(ledger: Ledger, out: Path, keys: Sequence[str] = (), *, unfinished: boo
         what became of each run.
 
     Raises:
-        LedgerError: there is nothing to pack, for one of the keys or at all; a run is damaged.
+        LedgerError: there is nothing to pack, for one of the keys or at all; a run is damaged, or goes meanwhile.
         StorageError: the archive could not be written; what was there before is intact.
     """
     outcomes: list[Outcome] = []
@@ -141,9 +142,18 @@ def _write_zip(files: Mapping[str, Path], path: Path) -> None:
         for name in sorted(files):
             info = zipfile.ZipInfo(name)  # of 1980, whatever the clock says
             info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16  # as on Unix, on every system
-            info.compress_type, info.file_size = zipfile.ZIP_DEFLATED, files[name].stat().st_size
-            with open(files[name], "rb") as source, archive.open(info, "w") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
+            with _opened(files[name]) as source:
+                info.compress_type, info.file_size = zipfile.ZIP_DEFLATED, os.fstat(source.fileno()).st_size
+                with archive.open(info, "w") as target:
+                    shutil.copyfileobj(source, target, _CHUNK)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        hint = "Has its run gone on, or been deleted, since packing began? Pack again"
+        raise LedgerError(f"cannot be read ({error.strerror})", where=path, hint=hint) from error
 
 
 # --------------------------------------------------------------------------------------------------------------- merge
@@ -165,7 +175,7 @@ def merge(ledger: Ledger, archive: Path, *, record: bool = False) -> list[Outcom
     Raises:
         LedgerError: the archive is damaged, or holds a file that does not belong there; a record does not parse, is
             not that of its folder, or its arrays do not have the clips that it lists; the run's folder here is damaged;
-            there is no folder of recorded runs.
+            there is no folder of recorded runs; a run is being made here, or has been since all was checked.
         CheckpointError: a checkpoint is damaged.
         StorageError: the disk is full; each run is merged whole or not at all.
     """
@@ -304,14 +314,9 @@ def _move(staged: Path, target: Path) -> None:
     """Move the files of a run to where they belong, all or none, the record last."""
     files = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())  # arrays, then record
     with _no_empty_folder(target), locked(target / "lock", what=target.name):
-        for i, file in enumerate(files):
-            try:
-                write_whole(target / file, partial(shutil.copyfile, staged / file))
-            except StorageError:
-                for written in files[:i]:
-                    with contextlib.suppress(OSError):
-                        (target / written).unlink()
-                raise
+        if (target / RECORD).exists():
+            raise LedgerError("has been made here since merging began", where=target, hint="Merge again; it stays")
+        write_together({target / file: partial(shutil.copyfile, staged / file) for file in files})
 
 
 @contextlib.contextmanager

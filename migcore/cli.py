@@ -1,23 +1,32 @@
 """The command line: thin commands over the package, generated from typed dataclasses.
 
 A command imports what it needs when it runs, so that ``migcore --help`` is quick. What goes wrong with the input is one
-line on standard error and exit status 2; Ctrl-C is status 130.
+line on standard error and exit status 2; Ctrl-C is status 130, SIGTERM 143. A reader of the output that leaves, as
+after ``| head``, ends no work.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 
-from migcore.errors import ConfigError, DataError, MigcoreError
+from migcore.errors import ConfigError, DataError, MigcoreError, StorageError
+
+if TYPE_CHECKING:
+    from migcore.predict import Prediction
 
 Overrides = Annotated[list[str], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="FIELD=VALUE")]
 
@@ -423,26 +432,64 @@ class Predict:
         if self.top < 1:
             raise ConfigError(f"the best {self.top} classes cannot be printed", hint="at least one")
         predictor = load_predictor(_preset(self), self.seed, skeleton=self.skeleton is not None)
-        found = predictor.predict(
-            self.video, self.skeleton, labels=self.labels, seconds=self.seconds, stride=self.stride
+        with contextlib.nullcontext() if self.out is None else self._alone(self.out):
+            found = predictor.predict(
+                self.video, self.skeleton, labels=self.labels, seconds=self.seconds, stride=self.stride
+            )
+            try:
+                self._save(found)
+            finally:  # what was judged is told, also when the disk is full
+                self._print(found)
+        for path in self._files:
+            print(path)
+
+    @property
+    def _files(self) -> list[Path]:
+        """What is written: the table and the time line."""
+        return [] if self.out is None else [self.out / f"{self.video.stem}.{kind}" for kind in ("csv", "png")]
+
+    @contextlib.contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Be the one that writes this film's results; whether that can be is found out before the film is judged."""
+        from migcore.files import locked
+
+        there = os.path.exists  # Path.exists raises where a folder above may not be looked into
+        if there(folder) and not folder.is_dir():
+            raise ConfigError("is no folder", where=folder, hint="Give --out a folder, or the name of a new one")
+        for given in (self.video, self.skeleton):
+            if given is not None and there(given) and any(there(p) and p.samefile(given) for p in self._files):
+                raise ConfigError("the results would take this file's place", where=given, hint="Give another --out")
+        made = [each for each in (folder, *folder.parents) if not there(each)]
+        try:
+            with locked(folder / f".{self.video.stem}.lock", what=f"the result of {self.video.name}"):
+                yield
+        finally:
+            for each in made:  # what nothing was put into goes again
+                with contextlib.suppress(OSError):
+                    each.rmdir()
+
+    def _save(self, found: Prediction) -> None:
+        if self.out is None:
+            return
+        from migcore.files import write_together
+        from migcore.report.plots import timeline
+
+        table, picture = self._files
+        figure = timeline(found.seconds, found.probabilities, found.labels)
+        write_together(
+            {
+                table: lambda new: new.write_text(found.to_csv(), encoding="utf-8", newline=""),
+                picture: lambda new: figure.savefig(new, format="png", dpi=150),
+            }
         )
+
+    def _print(self, found: Prediction) -> None:
         for window, (start, end) in enumerate(found.seconds):
             best = "  ".join(f"{name} {100 * p:.0f} %" for name, p in found.top(self.top, window))
             print(f"{start:7.2f} - {end:.2f} s  {best}")
         print("judged by " + ", ".join(f"{name} ({weight:.2f})" for name, weight in found.streams.items()))
         for note in found.notes:
             print(f"note: {note}")
-        if self.out is not None:
-            from migcore.files import write_whole
-            from migcore.report.plots import timeline
-
-            print(found.save(self.out / f"{self.video.stem}.csv"))
-            figure, path = (
-                timeline(found.seconds, found.probabilities, found.labels),
-                self.out / f"{self.video.stem}.png",
-            )
-            write_whole(path, lambda new: figure.savefig(new, format="png", dpi=150))
-            print(path)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -460,6 +507,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+_GO_ON = (Studio, Teacher, Backbone, Train, _OfRuns)
+"""Commands that go on where they were stopped. Those that train stop after a step, by handlers of their own."""
+_TERMINATED = 128 + signal.SIGTERM
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -467,33 +519,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; default those of the process.
 
     Returns:
-        0; 2 for wrong input; 130 after Ctrl-C.
+        0; 2 for wrong input or a full disk; 130 after Ctrl-C; 143 after SIGTERM.
     """
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="migcore",
-        description="Micro-gesture classification with CLIP: data, training and tables of the companion book.",
-        args=None if arguments is None else list(arguments),
-    )
-    with warnings.catch_warnings():
+    out, errors = _Stream(sys.stdout), _Stream(sys.stderr, fails=False)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
         warnings.showwarning = _one_line  # type: ignore[assignment]  # takes what it needs of six arguments
-        return _run(command)
+        return _run(arguments)
 
 
 def _one_line(message: Warning | str, *_: Any) -> None:
     print(f"migcore: note: {message}", file=sys.stderr)
 
 
-def _run(command: Any) -> int:
+def _run(arguments: Sequence[str] | None) -> int:
+    command = None
     try:
-        command.run()
-        sys.stdout.flush()
+        try:
+            command = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="migcore",
+                description="Micro-gesture classification with CLIP: data, training and tables of the companion book.",
+                args=None if arguments is None else list(arguments),
+            )
+            with contextlib.nullcontext() if isinstance(command, _GO_ON) else _unwound():
+                command.run()
+        finally:
+            sys.stdout.flush()
     except MigcoreError as error:
         print(f"migcore: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("migcore: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of the output has gone, as after `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit has somewhere to go
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != _TERMINATED:
+            raise  # after --help, or words that are no command line
+        hint = "goes on from the last checkpoint" if isinstance(command, _GO_ON) else "starts from the beginning"
+        print(f"migcore: stopped; the same command {hint}", file=sys.stderr)
+        return 130 if isinstance(end, KeyboardInterrupt) else _TERMINATED
     return 0
+
+
+@contextlib.contextmanager
+def _unwound() -> Iterator[None]:
+    """SIGTERM ends the body as Ctrl-C does, by an exception: locks and temporary files go."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Stream:
+    """Standard output or error, which may fail while a command is at work.
+
+    When its reader has gone, as after ``| head``, the rest goes nowhere and the work is done to its end. Any other
+    fault, such as a full disk, is a StorageError.
+
+    Args:
+        stream: what is written to; None, as after ``>&-``, for nothing.
+        fails: whether faults are errors; those of standard error could be told nowhere.
+    """
+
+    def __init__(self, stream: TextIO | None, *, fails: bool = True) -> None:
+        self._stream, self._fails = stream or io.StringIO(), fails
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._told():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._told():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # so that the flush at exit has somewhere to go
+            os.close(nowhere)
+            if self._fails and not isinstance(error, BrokenPipeError):
+                hint = "Free space or send it elsewhere, then run again"
+                raise StorageError(f"the output could not be written ({error})", hint=hint) from error

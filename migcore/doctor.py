@@ -163,7 +163,7 @@ def examine_machine(folder: Path | None = None) -> dict[str, str]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
     folder = (runs_folder() if folder is None else folder).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     found["space"] = f"{shutil.disk_usage(there).free / 2**30:.0f} GiB free for {folder}"
     return found
 
@@ -199,6 +199,9 @@ def examine(root: str | Path, *, columns: str | None = None, first_frame: int = 
             index = open_dataset(root, column_map=chosen.name, skip_bad=True, first_frame=first_frame)
         except DataError as error:
             found.append(Finding("error", str(error)))
+        except OSError as error:  # between two looks at it
+            hint = "Is another program changing this folder? Let it end, then look again"
+            found.append(Finding("error", f"{error.filename}: cannot be read ({error.strerror}). {hint}"))
         else:
             _describe(index, files, damaged, found, report)
     found += [Finding("warning", str(each.message)) for each in caught if issubclass(each.category, AbsentClassWarning)]
@@ -221,8 +224,11 @@ def _guess(files: Files, found: list[Finding]) -> ColumnMap:
         path = files.part(video, "_light_hand.csv")
         if path is None:
             continue
-        with path.open("rb") as file:
-            count = file.readline(1 << 20).count(b",") + 1
+        try:
+            with path.open("rb") as file:
+                count = file.readline(1 << 20).count(b",") + 1
+        except OSError:  # found again, and told, where all of it is read
+            continue
         if fitting := fitting_column_map(count):
             return fitting
         if count > 1:
@@ -324,7 +330,7 @@ def _describe(index: ClipIndex, files: Files, damaged: dict[Path, str], found: l
     report.published = {"all": dict(PUBLISHED)}
     if not (index.root / "splits.csv").is_file():
         report.published |= {name: dict(counts) for name, counts in PUBLISHED_MIGA.items()}
-    report.seconds = _seconds(index, damaged)
+    report.seconds = _seconds(index, damaged, found)
     found += [*_repeats(index), *_listed(index), *_without_labels(files)]
 
 
@@ -337,12 +343,16 @@ def _all(index: ClipIndex) -> dict[str, int]:
     }
 
 
-def _seconds(index: ClipIndex, damaged: dict[Path, str]) -> tuple[float, ...]:
+def _seconds(index: ClipIndex, damaged: dict[Path, str], found: list[Finding]) -> tuple[float, ...]:
     """Shortest, mean and longest clip, where a film tells the rate."""
     rates: dict[Path, float] = {}
     for clip in index.clips:
         if clip.film is not None and clip.film not in damaged and clip.film not in rates:
-            rates[clip.film] = probe(clip.film, exact=False).fps
+            try:
+                rates[clip.film] = probe(clip.film, exact=False).fps
+            except DataError as error:  # it was whole a moment ago
+                rates[clip.film] = 0.0
+                found.append(Finding("error", str(error)))
     times = [clip.frames / rates[clip.film] for clip in index.clips if clip.film is not None and rates.get(clip.film)]
     return (min(times), sum(times) / len(times), max(times)) if times else ()
 
@@ -361,7 +371,12 @@ def _listed(index: ClipIndex) -> Iterator[Finding]:
     """Lists of clips (``*.txt``, a name to a line, as a challenge hands them out): names twice, names without clip."""
     known = {clip.id for clip in index.clips} | {clip for clip, _ in index.skipped}
     for path in sorted(index.root.glob("*.txt")):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
+            hint = "If it lists clips, they were not compared"
+            yield Finding("warning", f"{path}: cannot be read ({error.strerror}). {hint}")
+            continue
         names = [line.strip().split(",")[0].split()[0] for line in lines if line.strip(" \t\r,")]
         names = [name.removesuffix(".mp4") for name in names]
         if not names or not all(CLIP.fullmatch(name) for name in names):

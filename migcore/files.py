@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,32 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the temporary path that it is given, in the same folder.
 
     Raises:
-        StorageError: the disk is full or the folder not writable; ``path`` is as it was.
+        StorageError: the disk is full, the folder not writable, or ``path`` a folder or device; it is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}")
+    write_together({path: write})
+
+
+def write_together(writes: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files that belong together, each as :func:`write_whole` does, once all of them have been written.
+
+    Args:
+        writes: what writes each file, by its path.
+
+    Raises:
+        StorageError: as :func:`write_whole`; all of the files are as they were.
+    """
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    temporary = {path: path.with_name(f".{path.name}.{mark}") for path in writes}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, write in writes.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                raise StorageError("is no plain file", where=path, hint="Choose another name")
+            write(temporary[path])
+            with open(temporary[path], "rb+") as file:
+                os.fsync(file.fileno())
+        for path in writes:
+            os.replace(temporary[path], path)
     except Exception as error:
         # safetensors wraps the system's error in one of its own; both mean that the bytes did not arrive.
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -46,8 +63,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             raise StorageError(f"could not be written ({error})", where=path, hint=hint) from error
         raise
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for rest in temporary.values():
+            with contextlib.suppress(OSError):
+                rest.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -120,12 +138,16 @@ def locked(path: Path, *, wait: bool = False, what: str = "this file") -> Iterat
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid()) or ""}
     waited = False
     while True:
+        made = False
         try:
             os.makedirs(path.parent, exist_ok=True)
             with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+                made = True
                 file.write(json.dumps(owner))
                 break
         except OSError as error:
+            if made:  # and not signed: the disk is full
+                path.unlink()
             hint = "Free space or choose another folder, then run again"
             raise StorageError(f"could not be written ({error})", where=path, hint=hint) from error
         holder = lock_holder(path)

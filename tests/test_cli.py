@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from safetensors.numpy import load_file
 from migcore import cli, experiments, training
 from migcore.ledger import Ledger
 from migcore.models.backbone import MINIATURE_WEIGHTS
+from tests.faults import files, kill_at, output_to
 from tests.test_experiments import SMALL, write_folder
 from tests.test_ledger import KEYS, UNFINISHED, checkpoint, listed, make_arrays, make_run
 
@@ -288,20 +292,91 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, run: Run) -
     assert errors.startswith("migcore: error: ") and errors.count("\n") == 1 and message in errors
 
 
-def test_interrupt_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("end", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_stop_is_one_line(end: BaseException, status: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+        raise end
 
-    monkeypatch.setattr(cli.Runs, "run", stop)
-    assert run("runs") == (130, "", "migcore: stopped; the same command goes on from the last checkpoint\n")
+    for command in (cli.Runs, cli.Train, cli.Tables):
+        monkeypatch.setattr(command, "run", stop)
+    line = "migcore: stopped; the same command {}\n"
+    assert run("runs") == (status, "", line.format("starts from the beginning"))
+    for arguments in (["train", "ours"], ["tables"]):
+        assert run(*arguments) == (status, "", line.format("goes on from the last checkpoint"))
 
 
-def test_a_reader_that_leaves_is_no_error(book: Ledger) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_part_of_an_archive_nor_of_a_run(
+    number: signal.Signals, status: int, book: Ledger, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in KEYS:
+        book.save(make_run(key, **listed()), make_arrays())
+    handler = signal.getsignal(signal.SIGTERM)
+    stopped = (status, "", "migcore: stopped; the same command starts from the beginning\n")
+    out = tmp_path / "out" / "runs.zip"
+    assert run("runs", "pack", out, KEYS[0])[0] == 0
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", kill_at(3, number, shutil.copyfileobj))
+        assert run("runs", "pack", out) == stopped
+    assert files(tmp_path) == before and run("runs", "pack", out)[0] == 0
+
+    home = Ledger(tmp_path / "home" / "runs")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(experiments, "ledger", lambda: home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", kill_at(4, number, shutil.copyfile))  # the second run's record
+        assert run("runs", "merge", out) == stopped
+    assert os.listdir(home.runs) == [make_run(KEYS[0]).name] and os.listdir(tmp_path / "tmp") == []
+    assert sorted(os.listdir(home.runs / make_run(KEYS[0]).name)) == ["arrays.safetensors", "run.json"]
+    assert run("runs", "merge", out)[1].splitlines()[-1] == f"{out}: 1 merged, 1 skipped; 0 of an older version"
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("where", ["nobody", "full", "closed"])
+def test_output_that_goes_nowhere(
+    where: str, lines: bool, folder: Path, book: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reader that leaves ends no work and is no error; a full disk is one line."""
+    book.save(make_run(**listed()), make_arrays())
+    full = "migcore: error: the output could not be written ([Errno 28] No space left on device). "
+    out = tmp_path / "runs.zip"
+    tables = ["tables", "--no-missing", "--preset", "smoke", "--data", str(folder), *SETTINGS]
+    for arguments in (["doctor"], ["doctor", "--json"], ["runs"], ["runs", "pack", str(out)], tables, ["--help"]):
+        if where == "closed" and arguments == ["--help"]:
+            continue  # nobody asks for help and closes its ears
+        with output_to(where, lines=lines):
+            try:
+                status: Any = cli.main(arguments)
+            except SystemExit as end:
+                status = end.code
+        told = [t for t in capsys.readouterr().err.splitlines(keepends=True) if not t.startswith("migcore: note: ")]
+        assert status == (2 if where == "full" else 0), arguments
+        assert len(told) == (where == "full") and "".join(told).startswith(full if told else ""), arguments
+    assert zipfile.ZipFile(out).testzip() is None
+    with output_to(where, lines=lines):
+        assert cli.main(["doctor", str(tmp_path / "nowhere")]) == 2  # what is wrong stays wrong
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_errors_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in ("nobody", "full"):
+        with output_to(where, lines=True), monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", sys.stdout)
+            assert cli.main(["doctor", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_process_ends_quietly_when_its_reader_leaves(unbuffered: str, book: Ledger) -> None:
     book.save(make_run(), make_arrays())
-    environment = {**os.environ, "MIGCORE_RUNS": str(book.runs)}
-    command = f"{sys.executable} -m migcore runs | :"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert done.stderr == ""
+    environment = {**os.environ, "MIGCORE_RUNS": str(book.runs), "PYTHONUNBUFFERED": unbuffered}
+    for arguments in ("runs | :", "--help | :", "--help | head -1", "--help > /dev/full"):
+        command = f"{sys.executable} -m migcore {arguments}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.stderr.count("\n") == ("full" in arguments) and "Traceback" not in done.stderr, arguments
+        assert done.returncode == (2 if "full" in arguments else 0)
 
 
 def test_a_stopped_training_can_go_on(folder: Path, book: Ledger) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from migcore import cli
+from migcore import cli, doctor
+from migcore.data import imigue
 from migcore.data.files import write_skeleton_csv
 from migcore.doctor import Report, examine, examine_machine, finger_votes
 from migcore.errors import ConfigError
 from tests.data.tiny import CLIPS, FRAMES, SPLITS, write_film, write_skeleton, write_video
+from tests.faults import a_user, files, kill_at
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +166,89 @@ def test_fingers_go_to_the_nearer_wrist(wrist: int, votes: list[int], tmp_path: 
     scores[2, 7] = 0
     keypoints[3, 16], scores[3, 16] = (250 - 400 * (wrist - 5.5), 0), 0  # far, but not found
     assert finger_votes(keypoints, scores).tolist() == votes
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "told"),
+    [
+        ("0003/0003.mp4", "find_files", "clip 0003_0 has no film 0003.mp4"),  # between listing and opening
+        ("0003/0003.mp4", "_read_all", "clip 0003_0 has no film 0003.mp4"),
+        ("0003/0003.mp4", "identity_of", "0003.mp4: cannot be read"),  # once all has been looked at
+        ("0003/0003.mp4", "open_dataset", "0003.mp4: the film is missing"),
+        ("0001/0001_light_hand.csv", "find_files", "clip 0001_0 has no skeleton file"),
+        ("0001/0001_light_hand.csv", "identity_of", "0001_light_hand.csv: cannot be read"),
+        ("0002/0002_label.csv", "identity_of", "0002_label.csv: cannot be read"),
+        ("0002", "find_files", "video 0002 has neither folder nor clips"),
+        ("splits.csv", "identity_of", "splits.csv: cannot be read"),
+    ],
+)
+def test_what_goes_while_it_is_read_is_named(
+    name: str, function: str, told: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = imigue if function == "identity_of" else doctor
+    real = getattr(module, function)
+
+    def gone() -> None:
+        path = root / name
+        (shutil.rmtree if path.is_dir() else os.unlink)(path)  # type: ignore[operator]
+
+    def patched(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        if function == "identity_of":
+            gone()
+            return real(*arguments, **options)
+        done = real(*arguments, **options)
+        gone()
+        return done
+
+    monkeypatch.setattr(module, function, patched)
+    report = examine(root)
+    assert any(told in error.message for error in report.errors), report.errors
+    assert not (root / name).exists() and json.loads(report.to_json()) and report.to_text()
+
+
+def test_what_may_not_be_read_is_named(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", str(whole)]) == 0  # all is imported
+    capsys.readouterr()
+    content = files(whole)
+    with a_user() as folder:
+        root = folder / "set"
+        for name, data in content.items():
+            if data is not None:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(data)
+        (root / "list.txt").write_text("0003_0\n")
+        (root / "notes.txt").mkdir()
+        hidden = [root / name for name in ("0001/0001_light_hand.csv", "0002/0002.mp4", "list.txt")]
+        for path in hidden:
+            path.chmod(0)
+        report = examine(root)
+        for path in hidden:
+            assert any(str(path) in each.message for each in report.findings), path
+        damaged = {clip for each in report.errors for clip in each.clips}
+        assert damaged == {f"000{video}_{k}" for video in (1, 2) for k in range(4)}
+        assert any("notes.txt: cannot be read" in each.message for each in report.findings)
+        for path in (root / "0003" / "0003_label.csv", root / "splits.csv", root / "0003", root):
+            path.chmod(0)
+            assert cli.main(["doctor", str(root)]) == 2
+            out, err = capsys.readouterr()
+            assert f"  error    {path}: " in out and err.count("\n") == 1
+        assert cli.main(["doctor", str(root / "below")]) == 2
+        machine = examine_machine(root / "below")
+        assert str(root / "below") in machine["space"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("options", [[], ["--json"], ["--decode"]])
+def test_a_signal_is_one_line(
+    number: signal.Signals, status: int, options: list[str], whole: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before, handler = files(whole), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(doctor, "probe", kill_at(2, number, doctor.probe))
+    assert cli.main(["doctor", str(whole), *options]) == status
+    assert capsys.readouterr() == ("", "migcore: stopped; the same command starts from the beginning\n")
+    assert files(whole) == before and signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_the_machine(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from migcore.errors import LedgerError, StorageError
-from migcore.files import lock_holder, locked, write_json, write_text, write_whole
+from migcore.files import lock_holder, locked, write_json, write_text, write_together, write_whole
+from tests.faults import files, full_after
 
 HOLD = """
 import sys, time
@@ -77,6 +80,28 @@ for write in (lambda p: p.write_text("x" * 5000), lambda p: save_file({{"x": np.
     assert done.stdout == "StorageError old 1\n" * 2, done.stderr
 
 
+@pytest.mark.parametrize("size", [0, 10])
+def test_files_that_belong_together_are_all_new_or_all_old(size: int, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "new" / "two"
+    writes = {one: lambda new: new.write_text("newer"), two: lambda new: new.write_text("newer than 10 bytes")}
+    write_text(one, "old")
+    two.parent.mkdir()
+    with full_after(size), pytest.raises(StorageError, match="one" if size == 0 else "new/two"):
+        write_together(writes)
+    assert files(tmp_path) == {"one": b"old", "new": None}
+    write_together(writes)
+    assert files(tmp_path) == {"one": b"newer", "new": None, "new/two": b"newer than 10 bytes"}
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_plain_file_is_not_replaced(make: Any, tmp_path: Path) -> None:
+    """Such as a device: as the superuser, a rename would take its place."""
+    make(tmp_path / "two")
+    with pytest.raises(StorageError, match="two: is no plain file"):
+        write_together({tmp_path / name: partial(Path.write_text, data="new") for name in ("one", "two")})
+    assert os.listdir(tmp_path) == ["two"] and not (tmp_path / "two").is_file()
+
+
 def test_no_permission_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/below"):
@@ -96,6 +121,12 @@ def test_a_second_live_writer_is_refused_and_told_who_holds_it(tmp_path: Path) -
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
+    with full_after(5), pytest.raises(StorageError, match=r"lock: could not be written"), locked(tmp_path / "lock"):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:

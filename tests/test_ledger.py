@@ -16,6 +16,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from migcore.archive import merge, pack
 from migcore.errors import CheckpointError, ConfigError, LedgerError, MigcoreError, StorageError
 from migcore.files import locked, write_json
 from migcore.ledger import Ledger, Run, canonical, canonical_json, hash_text, run_key, source_hash
+from tests.faults import files, full_after
 from tests.test_training import Stop, net, rows, same, stop_after, train
 
 SOURCE = '''
@@ -235,6 +237,15 @@ def test_recording_copies_record_and_arrays_only(tmp_path: Path) -> None:
     assert again is not None and again.folder == target and len(elsewhere.load_arrays(again, "test")["labels"]) == 4
 
 
+def test_a_full_disk_records_no_part_of_a_run(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs", tmp_path / "results")
+    run = book.save(make_run(extra={"long": "x" * 5000}), make_arrays())
+    with full_after(3000), pytest.raises(StorageError, match=r"run\.json: could not be written"):
+        book.record(run.key)
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert sorted(os.listdir(book.record(run.key))) == ["arrays.safetensors", "run.json"]
+
+
 def test_what_cannot_be_recorded(tmp_path: Path) -> None:
     book = Ledger(tmp_path / "runs", tmp_path / "results")
     book.save(make_run("a" * 16, code="0" * 64), make_arrays())
@@ -342,11 +353,6 @@ def carried(away: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def files(folder: Path) -> dict[str, bytes | None]:
-    """All that is in a folder: files with their content, folders with None."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
 def rezip(out: Path, members: list[tuple[str | zipfile.ZipInfo, bytes]], source: Path | None = None) -> Path:
     """A zip of what ``source`` holds and of some more."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
@@ -440,6 +446,38 @@ def test_packing_by_key_and_what_cannot_be_packed(away: Ledger, tmp_path: Path) 
     assert out.read_bytes() == before
 
 
+def test_a_full_disk_leaves_the_archive_that_was_there(away: Ledger, carried: Path, tmp_path: Path) -> None:
+    for size in (0, 1000):
+        with full_after(size), pytest.raises(StorageError, match=r"runs\.zip: could not be written"):
+            pack(away, tmp_path / "runs.zip")
+    assert os.listdir(tmp_path) == []
+    old = shutil.copyfile(carried, tmp_path / "runs.zip").read_bytes()
+    with full_after(1000), pytest.raises(StorageError, match=r"runs\.zip: could not be written"):
+        pack(away, tmp_path / "runs.zip")
+    assert files(tmp_path) == {"runs.zip": old}
+
+
+def test_packing_twice_at_once_gives_one_whole_archive(away: Ledger, carried: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: pack(away, tmp_path / "runs.zip", unfinished=True), range(8)))
+    assert files(tmp_path) == {"runs.zip": carried.read_bytes()}
+
+
+def test_a_run_that_goes_while_it_is_packed(away: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the checkpoint of a training that goes on does."""
+    home = Ledger(Path(shutil.copytree(away.runs, tmp_path / "runs")))
+    write = archive._write_zip
+
+    def gone(files: dict[str, Path], path: Path) -> None:
+        shutil.rmtree(home.runs / UNFINISHED)
+        write(files, path)
+
+    monkeypatch.setattr(archive, "_write_zip", gone)
+    with pytest.raises(LedgerError, match=rf"{UNFINISHED}.*step-00000010.* cannot be read .*Pack again"):
+        pack(home, tmp_path / "out" / "runs.zip", unfinished=True)
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_an_unfinished_run_goes_on_elsewhere_to_the_same_weights(tmp_path: Path) -> None:
     """Three machines: 2 epochs and some steps, 1 epoch more, the rest; against 4 epochs in one go."""
     whole, resumed = net(), net(9)
@@ -520,6 +558,26 @@ def test_a_run_that_is_being_made_here_is_left_alone(carried: Path, tmp_path: Pa
             assert outcomes[name].done == "kept" and f"process {os.getpid()} on" in outcomes[name].why
             assert os.listdir(home.runs / name) == ["lock"]
     assert outcomes[make_run(KEYS[1]).name].done == "merged"
+
+
+def test_a_run_that_is_made_here_while_others_are_merged_stays(
+    carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, ours = Ledger(tmp_path / "runs"), make_run(KEYS[1], seconds=7.0, **listed())
+    move = archive._move
+
+    def meanwhile(staged: Path, target: Path) -> None:
+        if home.get(ours.key) is None:
+            home.save(ours, make_arrays())
+        move(staged, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "_move", meanwhile)
+        with pytest.raises(LedgerError, match=rf"{ours.name}: has been made here since"):
+            merge(home, carried)
+    assert [o.done for o in merge(home, carried)] == ["skipped", "kept", "merged"]
+    found = home.get(ours.key)
+    assert found is not None and found.seconds == 7
 
 
 def test_runs_of_older_code_are_counted(carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

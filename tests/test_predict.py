@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ from migcore import cli, experiments
 from migcore.data.files import read_skeleton_csv
 from migcore.data.layouts import column_map
 from migcore.data.video import read_all
-from migcore.errors import CheckpointError, ConfigError, DataError
+from migcore.errors import CheckpointError, ConfigError, DataError, StorageError
 from migcore.labels import CLASSES
 from migcore.models.weights import load_weights, tensor_hash
 from migcore.predict import (
@@ -36,10 +41,14 @@ from migcore.predict import (
 )
 from migcore.presets import DataConfig, Preset, preset
 from migcore.report import plots
+from tests.data.tiny import write_film
+from tests.faults import a_user, disk, files, full_after, output_to
 from tests.test_experiments import FRAMES, SMALL, write_folder
 
 SETTINGS = {**SMALL, "train_student.epochs": 1, "train_student.batch_size": 8, "train_student.device": "cpu"}
+CHANGES = [f"--set={name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in SETTINGS.items()]
 CLIP = FRAMES / 25  # seconds
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -213,13 +222,16 @@ def test_lost_weights_are_made_again_when_they_are_wanted(settings: Preset) -> N
     load_predictor(settings)
 
 
+def command(path: Path, *more: Any, data: Path) -> list[str]:
+    """The words of a command line that judges a film."""
+    return [str(a) for a in ("predict", path, "--preset", "smoke", "--data", data, *CHANGES, *more)]
+
+
 def test_command(settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, skeleton = film(folder)
-    changes = [f"--set={name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in SETTINGS.items()]
-    common: list[Any] = ["predict", path, "--preset", "smoke", "--data", folder, *changes]
 
     def run(*more: Any) -> tuple[int, str, str]:
-        status = cli.main([str(a) for a in (*common, *more)])
+        status = cli.main(command(path, *more, data=folder))
         return status, *capsys.readouterr()
 
     status, shown, errors = run("--skeleton", skeleton, "--seconds", 0.4, "--stride", 0.4, "--out", tmp_path / "out")
@@ -242,6 +254,131 @@ def test_command(settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.
     ):
         status, _, errors = run(*wrong)
         assert status == 2 and errors.count("\n") == 1 and message in errors
+
+
+Judge = Callable[..., tuple[int, list[str], str]]
+
+
+@pytest.fixture
+def judge(settings: Preset, folder: Path, capsys: pytest.CaptureFixture[str]) -> Judge:
+    """Runs the command line on a film; returns its status, lines and errors."""
+
+    def call(*more: Any, of: Path | None = None) -> tuple[int, list[str], str]:
+        status = cli.main(command(of or film(folder)[0], *more, data=folder))
+        out, errors = capsys.readouterr()
+        return status, out.splitlines(), errors
+
+    return call
+
+
+@pytest.mark.parametrize(("size", "name"), [(20, ".0005.lock"), (400, "0005.csv"), (5000, "0005.png")])
+def test_a_full_disk_leaves_both_old_results_or_none(judge: Judge, tmp_path: Path, size: int, name: str) -> None:
+    """Table and time line are of one film: never a new one beside an old one."""
+    told = judge()[1]
+    new, old = tmp_path / "new" / "er", tmp_path / "old"
+    assert judge("--out", old, "--seconds", 0.4)[0] == 0
+    before = files(old)
+    for out in (new, old):
+        with full_after(size):
+            status, lines, errors = judge("--out", out)
+        assert status == 2 and errors.startswith(f"migcore: error: {out / name}: could not be written (")
+        assert errors.count("\n") == 1
+        assert lines == ([] if name.endswith("lock") else told)  # what was judged is not lost
+    assert not (tmp_path / "new").exists() and files(old) == before and len(before) == 2
+
+
+@pytest.mark.parametrize("options", ["size=24k", "ro"])
+def test_a_disk_that_is_full_or_read_only(judge: Judge, tmp_path: Path, options: str) -> None:
+    with disk(tmp_path / "disk", options) as full:
+        status, lines, errors = judge("--out", full)
+        assert status == 2 and errors.count("\n") == 1 and errors.startswith(f"migcore: error: {full}")
+        assert ("No space left" if lines else "Read-only file system") in errors and bool(lines) == (options != "ro")
+        assert os.listdir(full) == []
+
+
+def test_results_take_no_other_files_place(judge: Judge, folder: Path, tmp_path: Path) -> None:
+    skeleton = film(folder)[1]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "0005.png").mkdir(parents=True)
+    (tmp_path / "0005.csv").write_bytes(skeleton.read_bytes())
+    before = files(tmp_path)
+    for out, more, message in (
+        ("file", [], f"{tmp_path / 'file'}: is no folder. Give --out a folder"),
+        ("file/below", [], "Not a directory"),
+        ("taken", [], "0005.png: is no plain file"),
+        (
+            ".",
+            ["--skeleton", tmp_path / "0005.csv"],
+            "0005.csv: the results would take this file's place",
+        ),
+    ):
+        status, _, errors = judge("--out", tmp_path / out, *more)
+        assert status == 2 and errors.count("\n") == 1 and message in errors
+    assert judge("--out", tmp_path / "new" / "er", of=tmp_path / "none.mp4")[0] == 2
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", [0, 0o555])
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_film_is_judged(mode: int) -> None:
+    with a_user() as folder:
+        for out in (folder / "out", folder / "out" / "below"):
+            (folder / "out").mkdir(mode, exist_ok=True)
+            with (
+                pytest.raises(StorageError, match="Permission denied"),
+                cli.Predict(Path("me.mp4"), out=out)._alone(out),
+            ):
+                pytest.fail("it would have been judged")
+        (folder / "out").chmod(0o700)
+        assert os.listdir(folder) == ["out"] and os.listdir(folder / "out") == []
+
+
+@pytest.mark.parametrize("where", ["nobody", "full", "closed"])
+@pytest.mark.parametrize("lines", [False, True])
+def test_results_are_written_whoever_reads(
+    where: str, lines: bool, settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with output_to(where, lines=lines):
+        status = cli.main(command(film(folder)[0], "--out", tmp_path, data=folder))
+    errors = capsys.readouterr().err
+    assert (status, errors.count("\n")) == ((2, 1) if where == "full" else (0, 0)) and "Traceback" not in errors
+    assert sorted(os.listdir(tmp_path)) == ["0005.csv", "0005.png"]
+
+
+def test_a_stopped_process_leaves_nothing_and_a_second_one_is_refused(
+    judge: Judge, folder: Path, tmp_path: Path
+) -> None:
+    """Processes as a user starts them, stopped in the middle of a long film."""
+    long = tmp_path / "long.mp4"
+    write_film(long, frames=6000)
+    (tmp_path / "old").mkdir()
+    words = ["--seconds", 0.2, "--stride", 0.04, "--out"]
+    started = {
+        number: subprocess.Popen(
+            [sys.executable, "-m", "migcore", *command(long, *words, tmp_path / out, data=folder)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number, out in ((signal.SIGINT, "new"), (signal.SIGTERM, "old"))
+    }  # fmt: skip
+    locks = [tmp_path / out / ".long.lock" for out in ("new", "old")]
+    try:
+        deadline = time.monotonic() + 120
+        while not all(map(os.path.exists, locks)) and time.monotonic() < deadline:
+            assert all(process.poll() is None for process in started.values())
+            time.sleep(0.05)
+        status, lines, errors = judge("--out", tmp_path / "new", of=long)
+        assert status == 2 and not lines and errors.count("\n") == 1
+        assert f"the result of long.mp4 is being written by process {started[signal.SIGINT].pid} on " in errors
+        for number, process in started.items():
+            process.send_signal(number)
+        for number, process in started.items():
+            out, errors = process.communicate(timeout=60)
+            assert process.returncode == 128 + number and out == ""
+            assert errors == "migcore: stopped; the same command starts from the beginning\n"
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    assert sorted(files(tmp_path)) == ["long.mp4", "old"]
 
 
 def test_a_time_line_shows_the_classes_that_lead() -> None:
