@@ -41,7 +41,6 @@ from migcore.report import pictures, plots
 
 config = presets.preset(preset, overrides)
 index = experiments.dataset(config)
-pd.DataFrame(index.summary()).T
 
 # %% [markdown]
 # ## The idea in one picture
@@ -51,7 +50,7 @@ pd.DataFrame(index.summary()).T
 # is the **film**: rich, but heavy, and full of things that do not matter, such as a sponsor's wall. The other is the
 # **skeleton**: 22 {term}`keypoints <keypoint>` per frame, light and free of background, but blind to lips, ties and pens.
 
-# %% mystnb={"figure": {"name": "fig-two-records", "caption": "Two clips, each recorded twice: what the camera saw, and where the keypoint estimator believed the hands and the nose to be. A hand that goes to the neck is in both records. Pressed lips are in the film alone."}, "image": {"alt": "Film frames of two gestures, and under each the height of hands and nose over time"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-two-records", "caption": "Two clips, each recorded twice: what the camera saw, and where the keypoint estimator believed the hands and the nose to be (gaps: not found; the axes differ). A hand that goes to the neck is in both records. Pressed lips are in the film alone."}, "image": {"alt": "Film frames of two gestures, and under each the height of hands and nose over time"}} tags=["remove-input"]
 longest = sorted(index.split("train"), key=lambda c: -c.frames)
 pair = [
     next(c for c in longest if c.label == gesture(name).id)
@@ -78,25 +77,25 @@ pictures.gesture_player(shown, [CLASSES[c.label].name for c in shown])
 #
 # iMiGUE has 31 micro-gestures and one class for everything else that a talking person does with the hands,
 # {term}`illustrative` body language. A class is a number from 0 to 31 everywhere in this book; label files hold 1 to 31, and 99 for
-# *illustrative*. The names in the challenge's list are sometimes loose: "touch face" is, in the data set's own wording,
+# *illustrative*. The names in the list of the MiGA challenge, in which the paper took part, are sometimes loose: "touch face" is, in the data set's own wording,
 # *touching or scratching head*. `migcore.labels` keeps both.
 
 # %% tags=["hide-input"]
 pd.set_option("display.max_colwidth", None)
 pd.DataFrame(
-    [(g.id, g.name, g.wording, g.group, g.n_train, g.n_val) for g in CLASSES],
+    [(g.id, g.name, g.n_train, g.n_val, g.group, g.wording) for g in CLASSES],
     columns=[
         "class",
         "name",
-        "wording of the data set",
-        "body part",
         "train",
         "val",
+        "body part",
+        "wording of the data set",
     ],
 ).set_index("class").rename_axis(None)
 
 # %% [markdown]
-# The last two columns count the {term}`clips <clip>` of each class in the training and validation {term}`splits <split>` of the MiGA challenge. Look at them for
+# The columns *train* and *val* count the {term}`clips <clip>` of each class in the training and validation {term}`splits <split>` of the MiGA challenge. Look at them for
 # a moment before you read on.
 #
 # ## A long tail
@@ -150,13 +149,15 @@ metrics.classification(always_zero, np.array([0, 0, 0, 1]))
 
 # %% [markdown]
 # The function also returns `mean_class_published`. The toolboxes in this field average over the classes that occur *or are
-# predicted*, which makes a difference where a split lacks classes.
+# predicted*. Had the classifier called one of the three clips of class 0 class 2, ours would be $(2/3 + 0)/2 = 0.33$ and the published
+# one $(2/3 + 0 + 0)/3 = 0.22$.
 #
 # ## What is hidden
 #
 # Classes differ in who can see them. The body parts of the table above are a first guess. For *head*, most of the action is
 # in the face, where a skeleton of 22 points has a nose, two eyes and two ears. For *head-hand* and *body-hand*, a hand touches
-# something, and it matters what, to the centimetre. For *body* and *hand*, the skeleton sees what there is to see.
+# something, and it matters what, to the centimetre. For *body* and most of *hand*, the skeleton sees what there is to see; the pen of
+# *play things* it does not.
 
 # %% tags=["hide-input"]
 parts = pd.DataFrame(
@@ -176,6 +177,12 @@ parts = parts.groupby([g.group for g in CLASSES]).sum().loc[list(GROUPS)]
 # films, skeletons and labels in iMiGUE's own layout. From there on the code is the same. [The two data sets](../data.md)
 # says what was built in and what was not.
 #
+# How much there is of it on this page:
+
+# %% tags=["hide-input"]
+pd.DataFrame(index.summary()).T
+
+# %% [markdown]
 # ```{admonition} What a number made on the studio means
 # :class: important
 # It says that the code runs and how methods compare *on the studio*. It does not say how well anything recognises the

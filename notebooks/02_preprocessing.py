@@ -65,8 +65,8 @@ pictures.pipeline(
 #
 # {term}`iMiGUE`'s films are minutes long. A label file beside each film says when a gesture begins and ends: `gesture id, first frame,
 # last frame`, counted from 1, ends included. A clip is one such row, and its name `NNNN_k` is the film's number and the row's,
-# counted from 0. The record above is one {term}`clip`. Films are decoded only where a clip needs frames: the reader jumps to the key frame
-# before and decodes from there.
+# counted from 0. The record above is one {term}`clip`. Films are decoded only where a clip needs frames: the reader jumps to the nearest
+# earlier picture that is stored whole (a *key frame*) and decodes from there.
 
 # %%
 at = clip.film_start + sampling.segment_centres(clip.frames, 8)
@@ -117,8 +117,8 @@ print("testing: ", sampling.segment_centres(8, 4))
 # %% [markdown]
 # ### The crop around the speaker
 #
-# Most of a frame is not the speaker. `compact_box` finds the box around all keypoints of the clip, makes it square, adds a
-# margin, and shifts the coordinates into it. It is one box for the whole clip: a box per frame would take the motion out.
+# Most of a frame is not the speaker. `compact_box` finds the box around all keypoints of the clip, makes it square (up to rounding; it
+# may stick out of the frame), adds a margin, and shifts the coordinates into it. It is one box for the whole clip: a box per frame would take the motion out.
 
 # %%
 cropped, box = augment.compact_box(
@@ -130,7 +130,8 @@ print("left, top, right, bottom:", box)
 # ## Heat-maps of joints
 #
 # The paper writes that a heat-map $J$ is "composed of $K$ Gaussian heatmaps" around the keypoints. In full
-# {cite}`duan2022posec3d`: for keypoint $k$ with position $(x_k, y_k)$ and score $c_k$, its channel at pixel $(i, j)$ is
+# {cite}`duan2022posec3d`: for keypoint $k$ with position $(x_k, y_k)$ and score $c_k$, its channel at the pixel in column $i$
+# and row $j$ is
 #
 # $$J_{kij} = c_k \exp\!\left(-\frac{(i - x_k)^2 + (j - y_k)^2}{2\sigma^2}\right),\qquad \sigma = 0.6,$$ (eq-joint)
 #
@@ -170,25 +171,26 @@ pd.DataFrame(drawn[0, 0, 0].numpy()).loc[:, 6:13].map("{:.3f}".format)
 # %% [markdown]
 # ## Heat-maps of limbs
 #
-# A bone between keypoints $a$ and $b$, a {term}`limb`, gets a channel, too. The distance is now to the line segment, and the bone is only as
+# A bone $e$ between keypoints $a$ and $b$, a {term}`limb`, gets a channel, too. The distance is now to the line segment, and the bone is only as
 # sure as the less sure of its ends:
 #
 # $$L_{eij} = \min(c_a, c_b)\, \exp\!\left(-\frac{d\big((i,j),\, \overline{ab}\big)^2}{2\sigma^2}\right).$$ (eq-limb)
 #
-# **By hand.** A bone from $(2, 2)$ with score 1 to $(12, 2)$ with score 0.2: the ridge is 0.2 high all along, and
+# **By hand.** A bone from $(2, 2)$ with score 1 to $(6, 2)$ with score 0.2: the ridge is 0.2 high all along, and
 # $0.2 \cdot 0.249 = 0.050$ beside it.
 
 # %%
-ends = torch.tensor([[2.0, 2.0], [12.0, 2.0]]).view(1, 1, 1, 2, 2)
+ends = torch.tensor([[2.0, 2.0], [6.0, 2.0]]).view(1, 1, 1, 2, 2)
 ridge = heatmaps.limb_heatmaps(
     ends, torch.tensor([1.0, 0.2]).view(1, 1, 1, 2), size=(5, 16), bones=[(0, 1)]
 )
-pd.DataFrame(ridge[0, 0, 0].numpy()).loc[:, :13].map("{:.3f}".format)
+pd.DataFrame(ridge[0, 0, 0].numpy()).loc[:, :8].map("{:.3f}".format)
 
 # %% [markdown]
 # ## The real run
 #
-# Here is the clip from above as the network sees it, joints on the left, limbs on the right. Press play.
+# Here is the clip from above as heat-maps, joints on the left, limbs on the right, all channels laid over each other. (A network gets
+# fewer frames, and each channel by itself.) Press play.
 
 # %% tags=["remove-input"]
 joint, limb = pictures.clip_volumes(
@@ -203,7 +205,8 @@ pictures.volume_animation(joint, limb)
 
 # %% [markdown]
 # Watch the wrists and the finger tips. Where the estimator was unsure the spots fade; where it lost a hand they vanish. Small
-# motions are smaller still in here, and a motion of less than a pixel only makes a spot a little brighter or fainter.
+# motions are smaller still in here, and a motion of less than a pixel shows only in how the brightness is shared among neighbouring
+# pixels.
 #
 # ### All classes on one sheet
 
@@ -219,7 +222,7 @@ pictures.contact_sheet(index)
 
 # Take a gesture of the shoulders and one with a pen, and look at both records of each.
 
-# %% mystnb={"figure": {"name": "fig-sensors", "caption": "Above what the camera saw, below the height of shoulders, hands and nose as the skeleton file has it, against their median."}, "image": {"alt": "Film frames of two gestures, and under each the height of some keypoints over time"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-sensors", "caption": "Above what the camera saw, below the height of shoulders, left hand and nose as the skeleton file has it, against their median (gaps: not found)."}, "image": {"alt": "Film frames of two gestures, and under each the height of some keypoints over time"}} tags=["remove-input"]
 pair = [
     next(c for c in train if c.label == gesture(name).id)
     for name in ("shake shoulder", "play things")
@@ -239,7 +242,8 @@ lost = dict(zip(skeleton.joints, (found == 0).mean(0), strict=True))
 body, fingers = skeleton.joints[:12], skeleton.joints[12:]
 worst = max(body, key=lambda name: lost[name])
 Markdown(
-    f"**What do we see?** The skeleton file is an estimate. Over all training frames, {(found == 0).mean():.1%} of its points"
+    "**What do we see?** Shoulders that shake move little, hardly more than the noise; a pen is in no curve at all. The skeleton file"
+    f" is an estimate. Over all training frames, {(found == 0).mean():.1%} of its points"
     f" are missing: {np.mean([lost[name] for name in fingers]):.1%} of the fingers, {np.mean([lost[name] for name in body]):.1%}"
     f" of the other joints, most often *{worst}* ({lost[worst]:.1%}). The scores of those that were found have a median of"
     f" {np.median(found[found > 0]):.2f}. The curves jitter even where nobody moves: that is noise, and the network has to"
@@ -299,7 +303,9 @@ missed = [
 ]
 Markdown(
     f"**What do we see?** The film probe leads most on *{CLASSES[lead.argmax()].name}*, the skeleton probe on"
-    f" *{CLASSES[lead.argmin()].name}*. Classes that both always miss: {', '.join(missed) or 'none'}."
+    f" *{CLASSES[lead.argmin()].name}*. Classes that both always miss: {', '.join(missed) or 'none'}. Remember these numbers when you"
+    " read chapters 4 to 7: nothing says that the paper's networks, which are larger, are made for pre-training on real films and get"
+    " few epochs here, must lie above them on data this small. What those chapters compare is the methods with each other."
 )
 
 # %% [markdown]
@@ -334,7 +340,7 @@ print(f"largest {half.max():.3f} = exp(-0.25/0.72); columns {columns}")
 
 # %% [markdown]
 # The grid has no pixel at 10.5, so no pixel gets the full score: where a keypoint falls between pixels changes how bright
-# it is.
+# it is. The window runs from 8.7 to 12.3, which is cut to 8 and 12: five columns instead of four.
 #
 # ````{solution-end}
 # ````
@@ -390,13 +396,22 @@ width_px = 64
 flipped = augment.flip_keypoints(keypoints, scores, skeleton, width_px)
 back = augment.flip_keypoints(*flipped, skeleton, width_px)
 print("twice is nothing:", np.allclose(back[0], keypoints, atol=1e-3))
+left = skeleton.joints.index("HandLeft")
+found = (scores[:, left] > 0) & (flipped[1][:, left] > 0)
+for name, x in (
+    ("as it is", keypoints[..., 0]),
+    ("flipped", flipped[0][..., 0]),
+    ("coordinates only", width_px - 1 - keypoints[..., 0]),
+):
+    print(f"{name:17s}x of HandLeft {x[found, left].mean():.0f} on average")
 pairs = [
     (skeleton.joints[a], skeleton.joints[b]) for a, b in skeleton.flip_pairs[:3]
 ]
 print("swapped with each other:", pairs)
 
 # %% [markdown]
-# Without the swap, the channel "left hand" would hold a right hand in every second training clip.
+# In the picture, *HandLeft* is the hand on the left. With coordinates alone it is on the right: the channel "left hand" would hold a
+# right hand in every second training clip.
 #
 # ````{solution-end}
 # ````

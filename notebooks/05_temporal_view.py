@@ -65,8 +65,14 @@ student = recipes.load_student(runs["froster_decay"].folder / experiments.WEIGHT
 # %% [markdown]
 # ## The idea in one picture
 #
+# CLIP's vision encoder is a transformer. It cuts a frame into square patches, turns each into a vector, a {term}`token`, and puts one more
+# in front, the {term}`[cls] token`. A *block* changes all tokens twice: in the *attention* each token looks at the others, then a small
+# network of two layers, the *MLP*, treats each token by itself. Both results are added to the token: what runs through the blocks and is
+# added to is called the *residual stream*. Three matrices, the *projections*, make the query, the key and the value of a token. Several
+# attentions side by side are *heads*. After the last block, [cls] is read out as the frame's vector.
+#
 # CLIP sees one picture at a time. To see motion, a network must compare frames. The {term}`temporal view` does it without a single new
-# weight: the {term}`tokens <token>` of frame $t$ ask their questions not only to frame $t$, but to frames $t+1$ and $t-1$ as well. And
+# weight: the tokens of frame $t$ ask their questions not only to frame $t$, but to frames $t+1$ and $t-1$ as well. And
 # since the answers go into the next block, each block reaches one frame further.
 
 # %% mystnb={"figure": {"name": "fig-temporal-view", "caption": "Left: the queries of a frame t meet the keys and values of t-1, t and t+1; beyond both ends there are zeros (dotted). Middle: the same for every frame; pale cells are zeros. Right: after how many blocks a frame (row) can know of another (column); empty: never, with the blocks of this page's student."}, "image": {"alt": "A row of frames with three arrows into one of them, a matrix with a band of three, and a matrix of numbers that grow away from the diagonal"}} tags=["remove-input"]
@@ -92,7 +98,7 @@ pictures.temporal_view(
 #
 # $$Y_0 = \frac{\sum_{j} e^{s_j} v_j}{\sum_{j} e^{s_j} + L},$$ (eq-boundary)
 #
-# where $j$ runs over the tokens of frames 0 and 1. The $L$ in the denominator pulls it towards zero.
+# where $s_j = q \cdot k_j / \sqrt d$ and $j$ runs over the tokens of frames 0 and 1. The $L$ in the denominator pulls it towards zero.
 #
 # **By hand.** One token per frame, one number per token, all projections 1; two frames, 1 and 2. For frame 0 the query is 1,
 # the keys are 2 (next), 0 (missing) and 1 (own), so the weights are $e^2 = 7.39$, $1$ and $e^1 = 2.72$, together 11.11. The answer is
@@ -158,7 +164,7 @@ Markdown(
 # ## Token decay
 #
 # Three times the keys cost more, and many {term}`patches <patch>` of an interview are wall. Hence {term}`token decay`: after each
-# block the paper keeps the {term}`[cls] token` and the $k$
+# block the paper keeps [cls] and the $k$
 # patches that [cls] looks at most, by the scores $S(q_{cls}, K_c)$ of that block's own attention, and drops the others. Nothing is
 # learnt for this either. Scores come from {py:class}`migcore.models.vclip.TemporalAttention`; {py:class}`migcore.models.vclip.TokenDecay` cuts.
 #
@@ -178,9 +184,11 @@ print("kept patches", kept.flatten().tolist(), "tokens", cut.flatten().tolist())
 # The paper leaves most of this open. Our choices, each an option of {py:class}`migcore.models.vclip.VCLIPConfig` where another is
 # sensible:
 #
-# * **Whose tokens?** Those of the own frame ($K_c$), soft-max over them, mean over heads. (The paper writes that this vector is in
-#   $\mathbb R^T$; there is one score per token, not per frame.)
-# * **Where is the cut?** After the block's MLP, so that a dropped patch has still been an answer in this block. The paper cuts
+# * **Whose tokens?** Those of the own frame ($K_c$), mean over heads. With `imigue` it is the mean of soft-max values, as equation 5's $S$
+#   is printed. The studio's presets, and so the student of this page, take the mean of the logits, which a linear probe of the untrained
+#   tower preferred on validation; an exercise below compares the two. (The paper writes that this vector is in $\mathbb R^T$; there is
+#   one score per token, not per frame.)
+# * **Where is the cut?** After the block's MLP, so that a dropped patch has still offered its key and value in this block. The paper cuts
 #   "$Y$"; a residual stream without those tokens comes to the same for the next block.
 # * **How many?** One share for all blocks, found by a measurement (below). All frames keep the same number, but not the same patches.
 # * **The last block** keeps everything: [cls] is read right after it, so a cut there changes no vector and saves next to nothing.
@@ -235,7 +243,7 @@ drawn(np.flatnonzero(~right["froster_decay"]))
 # %% [markdown]
 # ### Do the survivors hold the speaker?
 #
-# Pictures of two clips show what we hope to see. So we count. The skeleton file says where hands and face are: put each keypoint
+# In two pictures one sees what one hopes to see. So we count. The skeleton file says where hands and face are: put each keypoint
 # into its patch ({py:func}`migcore.report.pictures.keypoint_patches`), and ask how many of these patches are still there.
 # Two things to compare with. By *chance*, a patch survives as often as any other. And the speaker sits in the middle: so we also take
 # the survivors of *another clip*. Only what is above both follows this speaker.
@@ -291,7 +299,7 @@ def covered(alive):
 own = covered(alive)
 others = covered(np.roll(alive, len(alive) // 2, axis=0))
 
-# %% mystnb={"figure": {"name": "fig-coverage", "caption": "Share of the keypoints in sight whose patch is still there after each block, by part of the body; chance is the share of all patches that are."}, "image": {"alt": "Lines that fall from block to block, for hands, face, neck and arms, moving keypoints, and chance"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-coverage", "caption": "Share of the keypoints in sight whose patch is still there after each block, by part of the body. *moving* is the quarter of the keypoints that moves most; chance is the share of all patches that are there. The last block cuts nothing."}, "image": {"alt": "Lines that fall from block to block, for hands, face, neck and arms, moving keypoints, and chance"}} tags=["remove-input"]
 select = {name: np.isin(np.arange(len(joints)), v) for name, v in parts.items()}
 select = {n: np.broadcast_to(s, where.shape) for n, s in select.items()}
 select |= {"moving": fast, "all": np.ones_like(fast)}
@@ -321,7 +329,7 @@ pd.DataFrame(rows).T.map("{:.1%}".format)
 # %% tags=["remove-input"]
 who = [clips.records[i].subject for i in chosen]
 lines = []
-for name in ("hands", "face", "moving"):
+for name in (*parts, "moving"):
     apart = np.where(select[name], own[:, -1] - others[:, -1], np.nan)
     apart = apart.reshape(len(apart), -1)
     seen = np.isfinite(apart).any(1)
@@ -442,7 +450,7 @@ low, high = interval(apart)
 p = metrics.mcnemar(right["froster_decay"], right["froster"])
 won, lost = int((apart > 0).sum()), int((apart < 0).sum())
 if p < 0.05 and low * high > 0:
-    verdict = "more than chance explains"
+    verdict = "more than the choice of clips and subjects explains, in this seed"
 else:
     verdict = "what chance alone can make"
 Markdown(
@@ -489,7 +497,8 @@ ends.round(1) if len(ends) else Markdown(
 dataclasses.replace(tables.table3(config), name="")
 
 # %% [markdown]
-# Mind the columns: accuracy is that of the student trained here, memory is counted on ViT-B/16 with the calibrated share.
+# Mind the columns: accuracy is that of the student trained here, memory is counted on ViT-B/16 with its calibrated share, and on the
+# model that was trained where the head says so.
 #
 # ## What the paper leaves open
 #
@@ -528,7 +537,9 @@ print(f"largest difference of logits {(ahead - back).abs().max():.1e}")
 
 # %% [markdown]
 # Nothing but rounding (which may, seldom, decide between two patches of equal score). Frame $t$ gets the same *set* of keys, and both
-# ends are alike. Two classes that differ only by the order of events cannot be told apart by this network. Which of the 32 are of this kind?
+# ends are alike. Two classes that differ only by the order of events cannot be told apart by this network. Among the 32 no two are each
+# other's reverse; but a hand that *comes* to the neck and one that *leaves* it are one clip to it, and so are *folding* the arms and
+# unfolding them.
 #
 # ````{solution-end}
 # ````
@@ -567,7 +578,7 @@ print("cosine by frame", [round(c, 3) for c in near.tolist()])
 # %% [markdown]
 # ````{exercise} Logits or soft-max
 # :label: ex-score
-# Score patches by logits instead of soft-max. Within one head the order of the patches is the same. Why can the survivors differ all
+# Score patches by soft-max and by logits. Within one head the order of the patches is the same. Why can the survivors differ all
 # the same? How many do the two share?
 # ````
 

@@ -444,7 +444,7 @@ dataclasses.replace(
 # %% [markdown]
 # ## What the paper leaves open
 #
-# * **Which clips?** It does not say on which split the weights were searched. The labels of MiGA's test set are withheld, so it
+# * **Which clips?** The nine accuracies are test scores (chapter 9); on which split the weights were searched it does not say. The labels of MiGA's test set are withheld, so it
 #   was validation or the leaderboard. Validation has 777 clips of ten films and lacks 9 of the 32 classes; the leaderboard is
 #   the test set. 68.90 is the largest of nine numbers: if the weights were chosen by the very clips that it is reported on, it
 #   is a little too good.

@@ -42,7 +42,7 @@ def test_every_variant_is_a_preset_that_differs_from_the_first(name: str) -> Non
         assert len(set(labels)) == len(labels) == len(each.variants) >= 2
         runs = {(variant.experiment, variant.preset(config).label) for variant in rows}
         assert len(runs) == len(labels), f"{each.name} has a variant that is another one"
-        if each.name not in ("alignment", "average") or name != "imigue":  # averages from the second epoch on there
+        if each.name != "average" or name != "imigue":  # averages from the second epoch on there
             assert rows[0].preset(config) == config
 
 
@@ -51,9 +51,8 @@ def test_an_override_reaches_the_key_of_its_experiment_only() -> None:
         return experiments.key(variant.experiment, variant.preset(SMOKE), 0, "d")
 
     for each in ABLATIONS:
-        if each.name != "alignment":
-            keys = [key(variant) for variant in each.variants]
-            assert len(set(keys)) == len(keys), each.name
+        keys = [key(variant) for variant in each.variants]
+        assert len(set(keys)) == len(keys), each.name
     gamma = ablations.ablation("gamma").rows(SMOKE)[1].preset(SMOKE)
     assert experiments.key("froster_decay", gamma, 0, "d") == experiments.key("froster_decay", SMOKE, 0, "d")
 
@@ -113,8 +112,9 @@ def test_the_reductions_stand_beside_their_cost(book: Ledger) -> None:
     table = ablations.reduction_table(SMOKE)
     assert len(table.rows) == len(REDUCTIONS) == 5
     assert table.rows[0][1].startswith("80.00") and table.rows[1][1].startswith("60.00")
-    assert [row[1] for row in table.rows[2:]] == [NOT_RUN] * 3
-    tokens = [row[2] for row in table.rows]
+    assert table.rows[0][2].startswith("+20.00 [") and table.rows[1][2] == ""
+    assert [row[1:3] for row in table.rows[2:]] == [[NOT_RUN, ""]] * 3
+    tokens = [row[3] for row in table.rows]
     assert tokens == ["65", "30", "30", "30", "30"]
 
 
@@ -130,6 +130,20 @@ def test_the_trade_off_has_a_point_for_every_run(book: Ledger) -> None:
     assert points["decay by [cls] (the paper)"] == [(pytest.approx(sum(SMOKE.student.vclip.keep)), pytest.approx(60))]
     assert points[label] == [(pytest.approx(3.7), pytest.approx(40))]
     assert points["merging (ToMe)"] == []
+
+
+def test_the_rule_is_held_against_chance_where_both_were_run(book: Ledger) -> None:
+    assert ablations.rule_against_chance(SMOKE) == []
+    rule, chance = (ablations.budgets(SMOKE)[label] for label in list(ablations.KINDS)[:2])
+    for variant, right in ((rule[0], 0.5), (rule[2], 0.25), (chance[2], 0.75)):
+        run = add(book, variant.experiment, variant.preset(SMOKE), right=right)
+        arrays = book.load_arrays(run, "test")
+        both = {f"{split}.{k}": v for split in ("val", "test") for k, v in arrays.items()}
+        clips = {split: run.clips["test"] for split in ("val", "test")}
+        book.save(dataclasses.replace(run, clips=clips, metrics={s: run.metrics["test"] for s in clips}), both)
+    (found,) = ablations.rule_against_chance(SMOKE)
+    assert found.share == ablations.BUDGETS[1] and found.validation[0] == -50
+    assert found.test is not None and found.test[0] == -50 and ablations.points(found.test).startswith("-50.00 [")
 
 
 def test_variants_come_once_and_by_name() -> None:

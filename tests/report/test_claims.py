@@ -94,7 +94,7 @@ def test_without_runs_nothing_can_be_tested() -> None:
     found = claims.verdicts(SMOKE)
     assert [v.claim for v in found] == list(claims.CLAIMS)
     assert all(v.state == UNTESTED and not v.rows and v.evidence.endswith(".") for v in found)
-    assert len({claim.name for claim in claims.CLAIMS}) == len(claims.CLAIMS) == 9
+    assert len({claim.name for claim in claims.CLAIMS}) == len(claims.CLAIMS) == 11
     assert claims.known_seeds(SMOKE) == ()
 
 
@@ -214,7 +214,6 @@ def test_holms_family_is_a_seed(book: Ledger) -> None:
         add(book, "vclip", 105, seed)
     add(book, "posec3d_joint_text", 120, 1)
     add(book, "posec3d_joint", 110, 1)
-    add(book, "froster_decay", 100, 1)  # not worse: in no family
     found = {v.claim.name: v for v in claims.verdicts(SMOKE, (0, 1))}
     alone, beside = found["froster-plain"].rows
     assert alone.adjusted == alone.p == beside.p
@@ -228,10 +227,9 @@ def test_an_experiment_without_chance_is_compared_in_every_seed(book: Ledger) ->
     for seed in (1, 2):
         add(book, "froster", 150, seed)
         add(book, "linear_probe", 60, seed)
-    found = verdict("froster-frozen", (1, 2))
-    assert found.state == HOLDS and [(row.other, row.seed) for row in found.rows] == [
-        ("zero_shot", 1), ("zero_shot", 2), ("linear_probe", 1), ("linear_probe", 2),
-    ]  # fmt: skip
+    for name, other in (("froster-frozen", "zero_shot"), ("froster-probe", "linear_probe")):
+        found = verdict(name, (1, 2))
+        assert found.state == HOLDS and [(row.other, row.seed) for row in found.rows] == [(other, 1), (other, 2)]
 
 
 def test_real_data_reproduces_or_does_not(book: Ledger) -> None:
@@ -358,11 +356,13 @@ def test_tables_show_every_claim_and_every_comparison(book: Ledger) -> None:
     assert [row[0] for row in ledger.rows] == [claim.text for claim in claims.CLAIMS]
     assert [row[2] for row in ledger.rows] == [v.state for v in found]
     assert all(len(row) == len(t.columns) for t in (ledger, rows) for row in t.rows)
-    assert len(rows.rows) == sum(len(v.rows) for v in found) == 4
+    assert len(rows.rows) == 4 and sum(len(v.rows) for v in found) == 6  # two claims look at the same pairs
     plain = next(row for row in rows.rows if row[1] == "plain fine-tuning")
     assert plain[:5] == ["distilled, all tokens", "plain fine-tuning", "0", "200 test", "+30.00"]
     assert plain[6:] == ["< 0.001", "< 0.001"] and plain[5] == "[30.0, 30.0]"  # every subject has lost six of twenty
-    assert next(row for row in rows.rows if row[0] == "distilled, with decay")[7] == "not tested"
+    assert next(row for row in rows.rows if row[0] == "distilled, with decay")[7] == "1.000"
+    alone = claims.comparisons([v for v in found if v.claim.name == "decay-accuracy"])
+    assert [row[7] for row in alone.rows] == ["not tested"] * 2
     assert key_of("vclip", SMOKE, 1) in ledger.to_text() and ":name: tab-claims" in ledger._repr_markdown_()
 
 
