@@ -29,7 +29,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -77,7 +77,7 @@ pictures.gesture_player(shown, [CLASSES[c.label].name for c in shown])
 #
 # iMiGUE has 31 micro-gestures and one class for everything else that a talking person does with the hands,
 # {term}`illustrative` body language. A class is a number from 0 to 31 everywhere in this book; label files hold 1 to 31, and 99 for
-# *illustrative*. The names in the list of the MiGA challenge, in which the paper took part, are sometimes loose: "touch face" is, in the data set's own wording,
+# *illustrative*. The names in the list of the {term}`MiGA` challenge, in which the paper took part, are sometimes loose: "touch face" is, in the data set's own wording,
 # *touching or scratching head*. `migcore.labels` keeps both.
 
 # %% tags=["hide-input"]
@@ -217,7 +217,7 @@ Markdown(
 #
 # ## Exercises
 #
-# ````{exercise} A lie detector?
+# ````{exercise} A lie detector? · pencil
 # :label: ex-base-rate
 # Suppose a gesture occurs in 20 % of tense answers and in 10 % of calm ones, and that one answer in ten is
 # tense. You see the gesture. How likely is it that the answer was tense? How much more frequent than in calm answers must the
@@ -244,7 +244,7 @@ print(f"even odds take a gesture that is {needed:.0f} times as frequent")
 # ````
 
 # %% [markdown]
-# ````{exercise} The laziest classifier
+# ````{exercise} The laziest classifier · code
 # :label: ex-majority
 # For iMiGUE's own counts (training and validation together), what do top-1, top-5 and mean-class
 # become if the classifier always ranks the classes by their frequency? Compute it with {py:func}`migcore.metrics.classification`.
@@ -269,7 +269,7 @@ found = metrics.classification(
 # ````
 
 # %% [markdown]
-# ````{exercise} Without the filler
+# ````{exercise} Without the filler · code
 # :label: ex-illustrative
 # *Illustrative* is not a micro-gesture. Leave it out. What share do the five largest classes have now?
 # Would you report a score with it or without it?

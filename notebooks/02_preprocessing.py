@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
 import torch
@@ -318,7 +318,7 @@ Markdown(
 #
 # ## Exercises
 #
-# ````{exercise} Half a pixel
+# ````{exercise} Half a pixel · pencil
 # :label: ex-half
 # Move the keypoint of the example from $x = 10$ to $x = 10.5$. What is the largest value in the heat-map, and how many columns
 # are not zero? Compute it by hand first.
@@ -346,7 +346,7 @@ print(f"largest {half.max():.3f} = exp(-0.25/0.72); columns {columns}")
 # ````
 
 # %% [markdown]
-# ````{exercise} The wrong bones
+# ````{exercise} The wrong bones · code
 # :label: ex-wrong-bones
 # The winner of the 2023 challenge {cite}`li2023joint` published a bone list that counts joints from 1 where the code counts
 # from 0. Our package keeps it as `imigue22_miga2023` so that its weights can be loaded. Which bones does it have that the
@@ -380,7 +380,7 @@ pictures.skeletons(clip, index, [skeleton, published])
 # ````
 
 # %% [markdown]
-# ````{exercise} Mirror, mirror
+# ````{exercise} Mirror, mirror · code
 # :label: ex-mirror
 # A flipped clip must swap left and right keypoints as well as mirror $x$. Flip the clip twice and check that nothing has
 # changed. Then flip only the coordinates and look at what a network would be told.
@@ -422,4 +422,5 @@ print("swapped with each other:", pairs)
 # {py:func}`migcore.data.video.read_frames`, {py:func}`migcore.data.imigue.read_clip_skeleton`,
 # {py:func}`migcore.data.sampling.segment_centres`, {py:func}`migcore.data.augment.compact_box`,
 # {py:func}`migcore.heatmaps.joint_heatmaps`, {py:func}`migcore.heatmaps.limb_heatmaps`.
+# Next: what CLIP, trained on other pictures, knows of the gestures.
 # References: {cite}`wang2024multimodal,duan2022posec3d,liu2021imigue,li2023joint`.

@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
 import torch
@@ -45,7 +45,7 @@ print(f"pictures of {teacher.image_size}, vectors of {teacher.embed_dim}")
 # %% [markdown]
 # ## The idea in one picture
 #
-# CLIP is two networks. One turns a picture into a vector, the other turns a sentence into a vector. They were trained
+# CLIP is two networks. One turns a picture into a vector, its {term}`embedding`, the other a sentence. They were trained
 # together so that a picture and its caption point the same way, and a picture and somebody else's caption do not. Afterwards
 # a *classifier* needs no training: write a sentence for each class, turn the sentences into vectors, and take the class whose
 # vector is nearest to the picture's.
@@ -76,7 +76,7 @@ plots.against_texts((frames.mean(1) @ text.T).cpu().numpy(), labels[some])
 # %% [markdown]
 # ```{admonition} Which CLIP is this?
 # :class: important
-# On iMiGUE the teacher is OpenAI's ViT-B/16, trained on some 400 million pictures from the internet. On the studio that would
+# On iMiGUE the teacher is OpenAI's {term}`ViT-B/16`, trained on some 400 million pictures from the internet. On the studio that would
 # be both too slow for a laptop and unfair to the drawn films, so the studio has a teacher of its own: a {term}`miniature`,
 # pre-trained with the same contrastive loss on captioned studio frames of other speakers. Its captions say what can be seen
 # ("left hand at the chin, face turned to the right"), never a class name or one of the sentences below. Two things make its
@@ -167,6 +167,8 @@ Markdown(
 
 # %% [markdown]
 # ### Class by class
+#
+# The {term}`recall` of a class is the share of its clips that are found.
 
 # %% mystnb={"figure": {"name": "fig-teacher-recall", "caption": "Recall per class on the test clips: zero-shot and linear probe."}, "image": {"alt": "Bars of recall per class for zero-shot and linear probe"}} tags=["remove-input"]
 ledger = experiments.ledger()
@@ -207,7 +209,7 @@ pictures.strips(mistaken, titles)
 #
 # ## Exercises
 #
-# ````{exercise} One sentence or twenty-nine
+# ````{exercise} One sentence or twenty-nine · code
 # :label: ex-prompts
 # Classify some validation clips with only the last prompt (name and description, no template). Does the average of 29 help?
 # ````
@@ -246,7 +248,7 @@ Markdown(
 # ````
 
 # %% [markdown]
-# ````{exercise} Shuffled time
+# ````{exercise} Shuffled time · pencil
 # :label: ex-time
 # Reverse the order of the frames of a clip. What happens to the logits? Prove it with equation {eq}`eq-zero-shot`.
 # ````
@@ -270,7 +272,7 @@ print("the same logits:", same)
 # ````
 
 # %% [markdown]
-# ````{exercise} Your own sentence
+# ````{exercise} Your own sentence · long
 # :label: ex-sentence
 # *Bite nails* is a class that zero-shot seldom finds on the studio. Write a better description for it; say only what can be seen. Is it
 # found on validation clips now, and what does it take from others?
@@ -306,4 +308,5 @@ for name, vectors in (("before", text), ("after", mine)):
 #
 # {py:func}`migcore.labels.class_prompts`, {py:func}`migcore.models.clip.load_teacher`,
 # {py:class}`migcore.models.clip.Teacher`, {py:func}`migcore.experiments.run`.
+# Next: this CLIP teaches a network that sees films.
 # References: {cite}`radford2021clip,huang2024froster,ilharco2021openclip,wang2024multimodal`.

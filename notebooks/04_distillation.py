@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
 import torch
@@ -64,7 +64,7 @@ runs = {
 # later chapters.
 # ```
 #
-# A CLIP that is fine-tuned on a thousand clips learns them, and may forget the millions of pictures that it came from. FROSTER's
+# A CLIP that is trained further on a thousand clips ({term}`fine-tuning`) learns them, and may forget the millions of pictures that it came from. FROSTER's
 # remedy is a second demand. Next to *say the right class*, the student hears: *stay near what the frozen CLIP says of these
 # very frames and sentences*. (On the studio, "CLIP" is the {term}`miniature` of chapter 3, pre-trained on drawn stills with the renderer's
 # help: nothing below is about OpenAI's.) The paper writes $z_f$ for features of the **f**rozen CLIP and $z_g$ for the student's. Each has a
@@ -210,7 +210,7 @@ Markdown(
 # %% [markdown]
 # ## The real run
 #
-# Two students that differ in nothing but equation 3. *froster* is trained on the whole of equation {eq}`eq-total`; *vclip* on
+# Two students that differ in nothing but equation 3. *froster* is trained on the whole of equation {eq}`eq-total`; *vclip* ({term}`VCLIP`) on
 # labels alone, which is plain fine-tuning of the same network from the same weights. (A third, with token decay, was trained
 # beside them and belongs to the next chapter.)
 
@@ -457,8 +457,8 @@ Markdown(
     f"**What do we see?** The cosine {' and that '.join(lines)}. (That of clips is above the one of single frames in the table before: a"
     " clip's feature is a mean over its frames, which evens out their differences.) The teacher's scale 1/τ was"
     f" {teacher.clip.logit_scale.exp():.1f}. By nearest neighbours the classes are best sorted in the space of {best}:"
-    f" {counts[best] * len(at):.0f} of {len(at)} clips, against {counts['teacher'] * len(at):.0f} in the teacher's; body parts in that of"
-    f" {best_part}, {parts[best_part] * len(at):.0f} clips against {parts['teacher'] * len(at):.0f}. A handful of clips is no difference."
+    f" {counts[best] * len(at):.0f} of {len(at)} clips (teacher: {counts['teacher'] * len(at):.0f}); body parts in that of {best_part}:"
+    f" {parts[best_part] * len(at):.0f} (teacher: {parts['teacher'] * len(at):.0f}). A handful of clips is no difference."
 )
 
 # %% [markdown]
@@ -526,7 +526,7 @@ Markdown(
 #
 # ## Exercises
 #
-# ````{exercise} The minus
+# ````{exercise} The minus · pencil
 # :label: ex-minus
 # Take equation 1 as printed, with its minus. In which direction does a step of gradient descent move the probability of the true class?
 # ````
@@ -548,7 +548,7 @@ for sign, name in ((1, "cross-entropy"), (-1, "as printed")):
 # ````
 
 # %% [markdown]
-# ````{exercise} A root at zero
+# ````{exercise} A root at zero · code
 # :label: ex-root
 # At step 0 the student's texts are the teacher's. Write the distance of equation 3 as `((a - b) ** 2).sum(-1).sqrt()` and look at its
 # gradient there. Why does {py:func}`migcore.models.froster.distillation_loss` not have this trouble?
@@ -575,7 +575,7 @@ print("written out:", written.grad.tolist(), "; ours:", ours.grad.tolist())
 # ````
 
 # %% [markdown]
-# ````{exercise} Half-way back
+# ````{exercise} Half-way back · long
 # :label: ex-patch
 # Mix the weights of student and teacher, $\rho\,\theta_{teacher} + (1 - \rho)\,\theta_{student}$ (Open-VCLIP calls it *patching*;
 # {py:func}`migcore.models.interpolate.patched`). Measure a handful of validation clips for $\rho$ from 0 to 1. Is there a valley
@@ -612,7 +612,7 @@ for rho in (0, 0.25, 0.5, 0.75, 1):
 # ````
 
 # %% [markdown]
-# ````{exercise} Pool first, or last
+# ````{exercise} Pool first, or last · code
 # :label: ex-pool
 # For how many clips of this page does the student's answer change if equation 1 is taken as printed?
 # ````
@@ -646,4 +646,5 @@ print(f"{(first != last).sum()} of {len(first)} answers change")
 # {py:func}`migcore.models.froster.distillation_loss`, {py:func}`migcore.models.froster.froster_loss`,
 # {py:class}`migcore.models.froster.Student`, {py:func}`migcore.recipes.load_student`, {py:func}`migcore.metrics.mcnemar`,
 # {py:func}`migcore.metrics.bootstrap_interval`.
+# Next: how the student sees several frames, and how it sheds tokens.
 # References: {cite}`huang2024froster,radford2021clip,weng2023openvclip,wang2024multimodal`.

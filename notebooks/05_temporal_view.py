@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import dataclasses
 
 import numpy as np
@@ -66,7 +66,7 @@ student = recipes.load_student(runs["froster_decay"].folder / experiments.WEIGHT
 # ## The idea in one picture
 #
 # CLIP's vision encoder is a transformer. It cuts a frame into square patches, turns each into a vector, a {term}`token`, and puts one more
-# in front, the {term}`[cls] token`. A *block* changes all tokens twice: in the *attention* each token looks at the others, then a small
+# in front, the {term}`[cls] token`. A {term}`block` changes all tokens twice: in the {term}`attention` each token looks at the others, then a small
 # network of two layers, the *MLP*, treats each token by itself. Both results are added to the token: what runs through the blocks and is
 # added to is called the *residual stream*. Three matrices, the *projections*, make the query, the key and the value of a token. Several
 # attentions side by side are *heads*. After the last block, [cls] is read out as the frame's vector.
@@ -84,7 +84,7 @@ pictures.temporal_view(
 # %% [markdown]
 # ## Equation 5
 #
-# Attention {cite}`vaswani2023attention` is a soft look-up. Each token asks with a query, every token offers a key and a value,
+# Attention {cite}`vaswani2017attention` is a soft look-up. Each token asks with a query, every token offers a key and a value,
 # and the answer is a mean of the values, weighted by how well the keys fit:
 #
 # $$S(Q, K) = \text{softmax}\left(\frac{QK^T}{\sqrt{d}}\right), \qquad Y = S(Q, K)\,V.$$ (eq-attention)
@@ -520,7 +520,7 @@ dataclasses.replace(tables.table3(config), name="")
 #
 # ## Exercises
 #
-# ````{exercise} Backwards
+# ````{exercise} Backwards · code
 # :label: ex-backwards
 # Play some clips backwards. Do the student's logits change? Prove what you find from equation {eq}`eq-attention`.
 # ````
@@ -545,7 +545,7 @@ print(f"largest difference of logits {(ahead - back).abs().max():.1e}")
 # ````
 
 # %% [markdown]
-# ````{exercise} Masks in place of zeros
+# ````{exercise} Masks in place of zeros · code
 # :label: ex-mask
 # Take the trained student and mask the missing neighbours. How many of its answers change? How near are the frames' vectors to what they
 # were?
@@ -576,7 +576,7 @@ print("cosine by frame", [round(c, 3) for c in near.tolist()])
 # ````
 
 # %% [markdown]
-# ````{exercise} Logits or soft-max
+# ````{exercise} Logits or soft-max · code
 # :label: ex-score
 # Score patches by soft-max and by logits. Within one head the order of the patches is the same. Why can the survivors differ all
 # the same? How many do the two share?
@@ -608,7 +608,7 @@ for number, (a, b) in enumerate(zip(*kept.values(), strict=True), start=1):
 # ````
 
 # %% [markdown]
-# ````{exercise} The last cut
+# ````{exercise} The last cut · code
 # :label: ex-last-cut
 # Let the student drop half of the patches after its *last* block too. What happens to its vectors, and to the bytes of
 # ViT-B/16? Why?
@@ -647,4 +647,5 @@ print(f"the same vectors: {same}; ViT-B/16 keeps {extra / 1e6:+.2f} MB")
 # {py:class}`migcore.models.vclip.TemporalAttention`, {py:class}`migcore.models.vclip.TokenDecay`,
 # {py:class}`migcore.models.vclip.VideoTower`, {py:func}`migcore.models.cost.tower_cost`,
 # {py:func}`migcore.models.cost.calibrate`, {py:func}`migcore.report.tables.table3`.
-# References: {cite}`weng2023openvclip,huang2024froster,vaswani2023attention,wang2024multimodal`.
+# Next: the skeleton, and what the student's sentences do for it.
+# References: {cite}`weng2023openvclip,huang2024froster,vaswani2017attention,wang2024multimodal`.

@@ -24,7 +24,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 from dataclasses import replace
 
 import numpy as np
@@ -46,9 +46,10 @@ index = experiments.dataset(config)
 #
 # A residual network for images, made three-dimensional. It is called *SlowOnly*: it takes few frames, keeps every one of them
 # until late, and looks along time only in its last two stages. Space shrinks early, time hardly. Heat-maps hold little detail,
-# so the network has three stages instead of four, and half the usual width.
+# so the network has three stages instead of four, and half the usual width: PoseC3D's has 32 channels after its first layer, and a small
+# preset fewer still.
 
-# %% mystnb={"figure": {"name": "fig-slowonly", "caption": "What becomes of a volume: channels, frames and height × width after each part of the network (sizes of this page's preset)."}, "image": {"alt": "Boxes whose faces shrink while their depth in channels grows"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-slowonly", "caption": "What becomes of a volume after each part of the network (sizes of this page's preset): the height of a box stands for pixels, its width for frames, its sheets for channels."}, "image": {"alt": "Boxes whose faces shrink while their depth in channels grows"}} tags=["remove-input"]
 pictures.network(
     config.posec3d, config.skeleton.frames, config.skeleton.train_size
 )
@@ -84,8 +85,8 @@ pd.DataFrame(rows, columns=["", "[B, D, T, H, W]", "parameters"]).set_index(
 #
 # Its second line, $\ell_{emb}$, is the text alignment. It comes [further down](text-alignment); until then there is none.
 #
-# **By hand.** An untrained network knows nothing: all 32 classes get 1/32, and the loss is $\log 32 = 3.47$. Every training
-# should begin near this value. If yours begins elsewhere, look for a bug.
+# **By hand.** An untrained network knows nothing: all 32 classes get 1/32, and the loss is $\log 32 = 3.47$. Every training from
+# random weights should begin near this value. If yours begins elsewhere, look for a bug.
 
 # %%
 torch.nn.functional.cross_entropy(
@@ -128,16 +129,22 @@ pd.DataFrame(found).T[columns].map("{:.1%}".format)
 best, worse = sorted(("joints", "limbs"), key=lambda name: -found[name]["top1"])
 lead = found[best]["top1"] - found[worse]["top1"]
 order = (
-    f"{best} are better than {worse},"
+    f"{best} are ahead of {worse},"
     if lead > 0
     else "joints and limbs are equally good:"
 )
+won, lost = (
+    ((predicted[a] == labels) & (predicted[b] != labels)).sum()
+    for a, b in ((best, worse), (worse, best))
+)
+chance = metrics.mcnemar(predicted[best] == labels, predicted[worse] == labels)
 first, last = joint.history[0]["loss"], joint.history[-1]["loss"]
 gap = 100 * (found[best]["top1"] - found[best]["mean_class"])
 Markdown(
     f"**What do we see?** The loss of the joints is {first:.2f} on average over the first epoch (an untrained network has"
     f" {np.log(NUM_CLASSES):.2f}) and {last:.2f} over the last. On the {found['joints']['n']} {split} clips, {order}"
-    f" {found[best]['top1']:.1%} against {found[worse]['top1']:.1%} top-1. The paper's Table 1 has the limbs in front, by 60.74"
+    f" {found[best]['top1']:.1%} against {found[worse]['top1']:.1%} top-1: {won} clips that only they have right against {lost},"
+    f" a difference that {'is more than chance would make' if chance < 0.05 else 'chance can make'} (McNemar's p = {chance:.2g}). The paper's Table 1 has the limbs in front, by 60.74"
     f" to 59.54. Mean-class accuracy of the {best} is {abs(gap):.1f} points {'below' if gap > 0 else 'above'} their top-1"
     f"{': the frequent classes carry the score' if gap > 0 else ''}."
 )
@@ -184,15 +191,16 @@ titles = [
 pictures.strips([records[fusion.clips[split]["ids"][i]] for i in worst], titles)
 
 # %% [markdown]
-# Ask of each: is it in the skeleton at all? A network cannot find pressed lips among 22 points that hold no lips. For such
-# clips the film is needed, and that is what the paper's third stream is for.
+# Ask of each: is it in the skeleton at all? There are no lips among the 22 points: that they are pressed, a network can only guess from
+# what is missing, when nothing else moves. For such clips the film is there, and that is what the paper's third stream is for.
 #
 # ### Two streams are better than one?
 #
 # PoseC3D's authors add the probabilities of both networks, each with half the weight:
 #
-# $$Y = \tfrac12\, y_1 + \tfrac12\, y_2.$$ (eq-fusion)
+# $$Y = \tfrac12\, y_2 + \tfrac12\, y_3,$$ (eq-fusion)
 #
+# with $y_2$ of the joints and $y_3$ of the limbs; $y_1$ will be the film.
 # The function is {py:func}`migcore.ensemble.fuse`; the next chapter asks for better weights, with the film as third stream.
 
 # %% tags=["remove-input"]
@@ -215,10 +223,10 @@ Markdown(
 # ## Text alignment: a sentence as a second teacher
 #
 # A label says *which* class, and nothing of what the classes have to do with each other. The text vectors of the classes do:
-# *touch hat* stands nearer to *touch forehead* than to *cross finger*. Section 2.4 gives this to the skeleton network. A linear
+# *touch hat* stands nearer to *touch forehead* than to *cross finger*. Section 2.4 of the paper gives this to the skeleton network. A linear
 # map turns the pooled feature into $\hat x$, a vector as long as a text vector, and a second loss pulls it to the text of the
-# clip's class: {term}`text alignment`. The texts come from the video student (distilled, with token decay): they have met gestures, which the teacher's
-# have not. So the skeleton runs depend on a video run, and the ledger keeps its key.
+# clip's class: {term}`text alignment`. The texts come from the video student (distilled, with token decay): they were trained on labelled gestures, the
+# teacher's were not. So the skeleton runs depend on a video run, and the ledger keeps its key.
 #
 # ### Whose sentences?
 
@@ -272,7 +280,8 @@ Markdown(
 # The winner of 2023 {cite}`li2023joint`, who did the same with word vectors instead of CLIP's, took their *mean* and weighted
 # it by 20. For CLIP's $E = 512$ this is $\gamma = 20/512 \approx 0.04$ here, and this is what the preset for iMiGUE has. (The
 # squared distance of two vectors of length 1 is $2 - 2\cos$, however many numbers they have, so this $\gamma$ means the same
-# for the shorter texts of the miniature.) The studio's presets have a weaker pull, chosen on its validation clips: see below.
+# for the shorter texts of the miniature.) The studio's presets have a weaker pull, the best of three positive values on
+# its validation clips; whether none at all is better still: see below.
 #
 # **By hand.** Two classes with the texts $(1, 0)$ and $(0, 1)$. A clip of the first has $\hat x = (0.6, 0.8)$, a clip of the
 # second $(0, 2)$. The squared distances are $0.4^2 + 0.8^2 = 0.8$ and $1^2 = 1$; the loss is their mean, 0.9. As printed it
@@ -290,7 +299,7 @@ for normalise in (False, True):
 # %% [markdown]
 # ### In series or in parallel?
 #
-# Section 2.4 says that $\hat x$ "is fed into a linear layer to classify": feature → $\hat x$ → classes, in series. The winner
+# Section 2.4 of the paper says that $\hat x$ "is fed into a linear layer to classify": feature → $\hat x$ → classes, in series. The winner
 # of 2023 had two heads side by side, feature → classes and feature → $\hat x$, and threw the second away after training. In
 # series the classifier sees nothing but $\hat x$; in parallel the sentences reach it only through the feature that both heads
 # share. Ours is in series; `alignment.embedding=parallel` is the other.
@@ -389,12 +398,17 @@ for name, (plain, aligned) in right.items():
     verdict[name] = (
         effect if clear else "makes no difference that can be told from chance to"
     )
-as_paper = verdict["joints"] == "helps" and verdict["limbs"] == "hurts"
+lead = {
+    name: (aligned - plain).mean() for name, (plain, aligned) in right.items()
+}
+as_paper = lead["joints"] > 0 > lead["limbs"]
+sure = all(effect in ("helps", "hurts") for effect in verdict.values())
 Markdown(
     f"**What do we see?** On these {len(labels)} {split} clips, with this seed, text alignment {verdict['joints']} the joints, and"
     f" {verdict['limbs']} the limbs. The paper's tables, read side by side, have 59.54 and 63.83 for the joints (+4.29) and 60.74"
     f" and 54.65 for the limbs (−6.09), if the texts are what differs between Table 1 and Table 2."
-    f" {'Ours has the same signs' if as_paper else 'Ours does not show this pattern'};"
+    f" {'Ours has the same signs' if as_paper else 'Ours has other signs'}{'' if sure else ', but not both differences can be told from chance'}"
+    " (chapter 9 has other seeds);"
     " one seed on drawn films proves nothing about iMiGUE, in either direction."
 )
 
@@ -474,6 +488,17 @@ else:
         f" about {noise:.1f} points if clips were independent, and more in truth:"
         f" {'the best and the worst are further apart than two of them' if 100 * (max(top1) - min(top1)) > 2 * noise else 'best and worst are within two of them, so the curve is flat as far as we can tell'}."
     )
+free = sweep.get(0.0)
+if free is not None and len(sweep) > 1:
+    gain = 100 * (free.metrics["val"]["top1"] - joint.metrics["val"]["top1"])
+    pull = 100 * (
+        max(t for g, t in zip(gammas, top1, strict=True) if g > 0)
+        - free.metrics["val"]["top1"]
+    )
+    text += (
+        f" The map alone, with no pull at all, is {gain:+.1f} points from labels alone, and the best pull {pull:+.1f} points from no pull:"
+        f" {'what helps here is the map, not the sentences.' if gain > 0 >= pull else 'the sentences add to what the map does.' if pull > 0 else 'neither helps here.'}"
+    )
 Markdown(
     "**What do we see?** "
     + text
@@ -537,13 +562,11 @@ for name in pair:
         follow.loc[f"{name}, {which} texts", "all pairs"]
         for which in ("without", "with")
     )
-    more = "more" if aligned > plain else "not more"
-    said.append(
-        f"of the {name} {more} with texts than without ({aligned:.2f} against {plain:.2f})"
-    )
+    said.append(f"{aligned:.2f} instead of {plain:.2f} for the {name}")
 Markdown(
-    f"**What do we see?** Confusions follow the sentences {said[0]}, and those {said[1]}. These are differences of two runs: what would"
-    " be the same with another seed, one seed cannot say."
+    f"**What do we see?** With texts the rank correlation of confusions and sentences is {' and '.join(said)}. {1 / (draws + 1):.3f} in the"
+    f" last column is the smallest value that {draws} draws can give. These are differences of two runs: what would be the same with"
+    " another seed, one seed cannot say."
 )
 
 # %% [markdown]
@@ -557,7 +580,7 @@ Markdown(
 #
 # ## Exercises
 #
-# ````{exercise} Pushed away
+# ````{exercise} Pushed away · code
 # :label: ex-push
 # Take $\hat x = (0.6, 0.8)$ with the text $(1, 0)$, and go one step of gradient descent with rate 0.1 on the distance of
 # equation {eq}`eq-alignment`, then on that of equation {eq}`eq-alignment-printed`. What becomes of the squared distance after
@@ -590,7 +613,7 @@ for name, sign in (("pull", 1), ("push", -1)):
 # ````
 
 # %% [markdown]
-# ````{exercise} Two maps in a row
+# ````{exercise} Two maps in a row · code
 # :label: ex-two-maps
 # In series, the feature passes two linear layers with nothing between them. Show that one layer could do the same. What, then,
 # changes with $\gamma = 0$?
@@ -621,7 +644,7 @@ print("the same logits:", torch.allclose(second(first(feature)), one, atol=1e-5)
 # ````
 
 # %% [markdown]
-# ````{exercise} Chance and the clip count
+# ````{exercise} Chance and the clip count · pencil
 # :label: ex-standard-error
 # How large is the standard error of a top-1 accuracy of 60 % on 600 clips, if clips were independent? Why is it larger in
 # truth?
@@ -649,4 +672,5 @@ print(f"{np.sqrt(0.6 * 0.4 / 600):.1%}")
 # {py:func}`migcore.experiments.run`, {py:func}`migcore.experiments.run_all`, {py:func}`migcore.ensemble.fuse`,
 # {py:func}`migcore.metrics.bootstrap_interval`, {py:func}`migcore.metrics.mcnemar`, {py:func}`migcore.metrics.holm`,
 # {py:func}`migcore.metrics.confusion`.
-# References: {cite}`duan2022posec3d,duan2022pyskl,li2023joint,wang2024multimodal`.
+# Next: the three streams are added up.
+# References: {cite}`duan2022posec3d,li2023joint,wang2024multimodal`.

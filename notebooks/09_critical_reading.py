@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import dataclasses
 import itertools
 import warnings
@@ -700,7 +700,7 @@ Markdown(
 #
 # ## Exercises
 #
-# ````{exercise} How many clips for 0.26 points?
+# ````{exercise} How many clips for 0.26 points? · pencil
 # :label: ex-power
 # Two models disagree (one right, one wrong) on a share $d$ of the clips, and differ by $\delta$. Seeing that difference four times out of
 # five, at the 5 % level, takes about $(1.96 + 0.84)^2\, d / \delta^2$ independent clips. How many are that for $\delta = 0.26$ points?
@@ -727,7 +727,7 @@ for d in (0.05, 0.1, float(apart)):
 # ````
 
 # %% [markdown]
-# ````{exercise} Looking at one claim only
+# ````{exercise} Looking at one claim only · code
 # :label: ex-one-claim
 # In the list of comparisons, for which does Holm's p pass 0.05 from below to above? What would somebody have written who had
 # tested that one alone?
@@ -753,7 +753,7 @@ for row in lost:
 # ````
 
 # %% [markdown]
-# ````{exercise} The margin
+# ````{exercise} The margin · code
 # :label: ex-margin
 # "Not worse" needs a margin. From which margin on would the claim about token decay hold here? Why must it be chosen before the
 # runs?
@@ -776,7 +776,7 @@ print(f"from {max(0, -lowest):.1f} points on; we had said {claims.MARGIN:g}")
 # ````
 
 # %% [markdown]
-# ````{exercise} The luckiest of nine rows
+# ````{exercise} The luckiest of nine rows · long
 # :label: ex-lucky-row
 # Let half of the test subjects choose the best of the paper's nine rows, and judge it on the other half. How much does the
 # chosen row lose on the way?
@@ -823,4 +823,5 @@ print(f"{100 * np.mean(loss):.2f} points" if loss else "one subject only")
 # {py:func}`migcore.report.claims.verdicts`, {py:func}`migcore.report.claims.compare`, {py:func}`migcore.report.tables.measures`,
 # {py:func}`migcore.report.tables.same_clips`, {py:func}`migcore.metrics.mcnemar`, {py:func}`migcore.metrics.holm`,
 # {py:func}`migcore.models.froster.distillation_loss`, {py:func}`migcore.models.posec3d.alignment_loss`.
+# Next: the systems that the paper compares with, one by one.
 # References: {cite}`wang2024multimodal,huang2024froster,weng2023openvclip,li2023joint,duan2022posec3d,cheng2024dscnet`.

@@ -23,7 +23,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 import torch
 from IPython.display import Markdown
@@ -87,8 +87,8 @@ def row(name):
 #
 # ST-GCN {cite}`yan2018stgcn` reads $x$, $y$ and the score of each keypoint. It takes the skeleton for a graph: first each
 # keypoint $i$ gathers from its neighbours $j$ in the same frame, then a convolution runs over the frames. Not all neighbours are
-# treated alike. They are parted into $K = 3$ sets, each with weights of its own: the keypoint itself, neighbours nearer to the
-# neck, and neighbours farther from it:
+# treated alike. They are parted into $K = 3$ sets, each with weights of its own: the keypoint itself ($k = 0$), neighbours farther from
+# the neck (1), and those nearer to it (2):
 #
 # $$y_i = \sum_{k=0}^{2} \sum_{j} A_{k,ji}\, M_{k,ji}\, (W_k x_j + b_k).$$ (eq-stgcn)
 #
@@ -151,7 +151,7 @@ field_pictures.summed_volumes(
 
 # %% [markdown]
 # **A known fault.** The published training mirrors a clip by $x' = W - x$, the published test by $x' = W - 1 - x$: the network is
-# judged on pictures that lie one pixel beside those it was trained on, and a spot is little more than a pixel wide. Ours mirrors
+# judged on mirrored pictures that lie one pixel beside those it was trained on, and a spot is little more than a pixel wide. Ours mirrors
 # the pixel grid in both ({py:func}`migcore.data.augment.flip_keypoints`).
 
 # %% tags=["remove-input"]
@@ -294,11 +294,10 @@ if len(here) > 1:
     pairs = [(a, b) for i, a in enumerate(theirs) for b in theirs[i + 1 :]]
     kept = sum(here[a].top1 > here[b].top1 for a, b in pairs)
     best, last = ours[0], ours[-1]
-    overlap = [m for m in ours[1:] if here[m].high >= here[best].low]
     text += (
         f" The best of them is {best.name} ({best.modality}) with {here[best].top1:.1f} %, the last {last.name} ({last.modality})"
-        f" with {here[last].top1:.1f} %. How many other intervals overlap with that of the best: {len(overlap)}. How many of the {len(pairs)}"
-        f" pairs of rows stand in the order of the paper's column: {kept}."
+        f" with {here[last].top1:.1f} %. Of the {len(pairs)} pairs of rows {kept} stand in the order of the paper's column"
+        f" ({len(pairs) / 2:.0f} would by chance)."
     )
     single = [m for m in ours if m.modality != "RGB+Skeleton"]
     for sensor, start in (("keypoints", "Skeleton"), ("film", "RGB")):
@@ -329,7 +328,7 @@ Markdown(f"<small>{tables.provenance(made_by)}</small>")
 #
 # ## Exercises
 #
-# ````{exercise} How many sets?
+# ````{exercise} How many sets? · pencil
 # :label: ex-how-many-sets
 # How many ordered sets do $T = 8$ frames have, over all sizes from 2 to 8? How many does TRN read in a training step? Why may it
 # not just as well use sets without order?
@@ -354,7 +353,7 @@ print("in a step:", sum(min(TRNConfig.subsets, n) for n in counts.values()))
 # ````
 
 # %% [markdown]
-# ````{exercise} Who does not know where the neck is?
+# ````{exercise} Who does not know where the neck is? · code
 # :label: ex-no-nearer
 # Each keypoint but the neck has one neighbour that is nearer to the neck. Which keypoints do not find theirs in set 2 of the
 # published partition?
@@ -379,7 +378,7 @@ for kind in ("distance", "published"):
 # ````
 
 # %% [markdown]
-# ````{exercise} The largest step
+# ````{exercise} The largest step · code
 # :label: ex-largest-step
 # What does DSCNet's gate see of a pixel over which a bright spot passes? A dark one? Of a spot that comes, one that leaves, and one
 # that fades away slowly?
@@ -412,7 +411,7 @@ for name, values in pixels.items():
 # ````
 
 # %% [markdown]
-# ````{exercise} A query of zeros
+# ````{exercise} A query of zeros · long
 # :label: ex-zero-query
 # Show that EVL's first layer, asked by a query of zeros, answers with the plain mean of the tokens' values, whatever the tokens are.
 # Is such a query lost for ever?
@@ -457,4 +456,5 @@ for name, start in (
 # {py:func}`migcore.report.tables.score`, {py:func}`migcore.models.stgcn.adjacency`,
 # {py:class}`migcore.models.hyperformer.Hyperformer`, {py:func}`migcore.report.pictures.clip_volumes`,
 # {py:func}`migcore.models.trn.ordered_sets`, {py:func}`migcore.models.evl.frozen_features`, {py:class}`migcore.models.dscnet.STMEM`.
+# Next: what changes if one thing is changed.
 # References: {cite}`wang2024multimodal,yan2018stgcn,zhou2023hyperformer,duan2022posec3d,zhou2018trn,lin2022frozen,huang2024froster,cheng2024dscnet,liu2021imigue`.

@@ -22,7 +22,7 @@ preset = "laptop"  # smoke, laptop, workstation or imigue: data and training
 seed = 0  # of everything that is drawn by chance
 overrides = {}  # fields of the preset to change, {"train_posec3d.epochs": "3"}
 
-# %%
+# %% tags=["hide-input"]
 import torch
 from IPython.display import Markdown
 
@@ -195,7 +195,7 @@ Markdown("\n".join(f"* {each}" for each in said))
 #
 # ## Exercises
 #
-# ````{exercise} Expected false alarms
+# ````{exercise} Expected false alarms · pencil
 # :label: ex-false-alarms
 # How many of the variants on this page would fall outside of their 95 % interval if nothing that is changed here mattered?
 # ````
@@ -215,7 +215,7 @@ print(f"{changed} differences, so about {0.05 * changed:.1f}")
 # ````
 
 # %% [markdown]
-# ````{exercise} Equal budgets
+# ````{exercise} Equal budgets · pencil
 # :label: ex-equal-budgets
 # EViT's fused token counts as one of the $k$ that stay. What would an unfair comparison do, and whom would it favour?
 # ````
@@ -240,7 +240,7 @@ print(f"{patches} patches are left of 64; one more would be {1 / patches:.1%}")
 # ````
 
 # %% [markdown]
-# ````{exercise} What is lost
+# ````{exercise} What is lost · code
 # :label: ex-what-is-lost
 # Show by a small example that cutting loses the sum of the tokens and that fusing loses their mean too, unless all scores are
 # equal.

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from migcore import experiments
+from migcore.presets import preset
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -83,3 +86,18 @@ def test_symbols_of_the_code_are_in_the_code() -> None:
     assert len(names) > 20
     for name in names:
         assert re.search(rf"\b{re.escape(name.split('.')[-1])}\b", sources), name
+
+
+def test_the_command_for_a_class_is_one() -> None:
+    (line,) = re.findall(r"^migcore train .*$", text("teaching"), re.MULTILINE)
+    _, _, experiment, *options = line.split()
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert experiment in experiments.EXPERIMENTS and set(given) == {"--preset", "--set"}
+    field, _, value = given["--set"].partition("=")
+    assert preset(given["--preset"], {field: value}).label.endswith(f"{field}={value}")
+
+
+def test_exercises_say_what_they_take() -> None:
+    titles = [t for path in CHAPTERS for t in re.findall(r"\{exercise\} (.+)", path.read_text(encoding="utf-8"))]
+    grades = [title.rpartition(" · ")[2] for title in titles]
+    assert len(titles) >= 33 and set(grades) == {"pencil", "code", "long"}
