@@ -744,7 +744,8 @@ lost = [row for row in tested if row.p < 0.05 <= row.adjusted]
 print(f"{len(tested)} tests, {sum(row.p < 0.05 for row in tested)} below 0.05,")
 print(f"of which {len(lost)} are not after the correction")
 for row in lost:
-    print(f"  {row.better} - {row.other}: {row.p:.3f} → {row.adjusted:.3f}")
+    which = f"{claims.called(row.better)} - {claims.called(row.other)}"
+    print(f"  {which}: {row.p:.3f} → {row.adjusted:.3f}")
 
 # %% [markdown]
 # "Significant (p < 0.05)", without having lied about a single number. With so many tests of nothing, one in twenty is below 0.05.
