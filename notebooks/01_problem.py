@@ -50,7 +50,7 @@ index = experiments.dataset(config)
 # is the **film**: rich, but heavy, and full of things that do not matter, such as a sponsor's wall. The other is the
 # **skeleton**: 22 {term}`keypoints <keypoint>` per frame, light and free of background, but blind to lips, ties and pens.
 
-# %% mystnb={"figure": {"name": "fig-two-records", "caption": "Two clips, each recorded twice: what the camera saw, and where the keypoint estimator believed the hands and the nose to be (gaps: not found; the axes differ). A hand that goes to the neck is in both records. Pressed lips are in the film alone."}, "image": {"alt": "Film frames of two gestures, and under each the height of hands and nose over time"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-two-records", "caption": "Two clips, each recorded twice: what the camera saw, and where the keypoint estimator believed the hands and the nose to be (gaps: not found; the axes differ). The curves show heights against their median; up is up. A hand that goes to the neck is in both records. Pressed lips are in the film alone."}, "image": {"alt": "Film frames of two gestures, and under each the height of hands and nose over time"}} tags=["remove-input"]
 longest = sorted(index.split("train"), key=lambda c: -c.frames)
 pair = [
     next(c for c in longest if c.label == gesture(name).id)

@@ -210,7 +210,7 @@ pictures.volume_animation(joint, limb)
 #
 # ### All classes on one sheet
 
-# %% mystnb={"figure": {"name": "fig-contact-sheet", "caption": "The 32 classes, each as a few frames of one clip of the training split."}, "image": {"alt": "Contact sheet of 32 gestures, each in a row of film frames"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-contact-sheet", "caption": "The 32 classes, each as three frames of one clip of the training split."}, "image": {"alt": "Contact sheet of 32 gestures in two columns, three film frames each"}} tags=["remove-input"]
 pictures.contact_sheet(index)
 
 # %% [markdown]
@@ -222,7 +222,7 @@ pictures.contact_sheet(index)
 
 # Take a gesture of the shoulders and one with a pen, and look at both records of each.
 
-# %% mystnb={"figure": {"name": "fig-sensors", "caption": "Above what the camera saw, below the height of shoulders, left hand and nose as the skeleton file has it, against their median (gaps: not found)."}, "image": {"alt": "Film frames of two gestures, and under each the height of some keypoints over time"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-sensors", "caption": "Above what the camera saw, below the height of shoulders, left hand and nose as the skeleton file has it, against their median; up is up (gaps: not found)."}, "image": {"alt": "Film frames of two gestures, and under each the height of some keypoints over time"}} tags=["remove-input"]
 pair = [
     next(c for c in train if c.label == gesture(name).id)
     for name in ("shake shoulder", "play things")

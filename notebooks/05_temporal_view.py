@@ -75,7 +75,7 @@ student = recipes.load_student(runs["froster_decay"].folder / experiments.WEIGHT
 # weight: the tokens of frame $t$ ask their questions not only to frame $t$, but to frames $t+1$ and $t-1$ as well. And
 # since the answers go into the next block, each block reaches one frame further.
 
-# %% mystnb={"figure": {"name": "fig-temporal-view", "caption": "Left: the queries of a frame t meet the keys and values of t-1, t and t+1; beyond both ends there are zeros (dotted). Middle: the same for every frame; pale cells are zeros. Right: after how many blocks a frame (row) can know of another (column); empty: never, with the blocks of this page's student."}, "image": {"alt": "A row of frames with three arrows into one of them, a matrix with a band of three, and a matrix of numbers that grow away from the diagonal"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-temporal-view", "caption": "Left: the queries of a frame t meet the keys and values of t-1, t and t+1; beyond both ends there are zeros (dotted). Middle: the same for every frame; pale cells are the zeros beyond the ends, empty cells are not seen. Right: after how many blocks a frame (row) can know of another (column); empty: never, with the blocks of this page's student."}, "image": {"alt": "A row of frames with three arrows into one of them, a matrix with a band of three, and a matrix of numbers that grow away from the diagonal"}} tags=["remove-input"]
 blocks = len(student.visual.transformer.resblocks)
 pictures.temporal_view(
     config.video.frames, student.config.vclip.span, layers=blocks
@@ -228,7 +228,7 @@ def drawn(which, picture=pictures.survivors):
     )
 
 
-# %% mystnb={"figure": {"name": "fig-survivors-right", "caption": "A clip that the student has right: what is left of each frame (columns) after each block (rows) but the last. Pale patches are gone."}, "image": {"alt": "Rows of film frames in which more and more patches have faded"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-survivors-right", "caption": "A clip that the student has right: what is left of each frame (columns) after each block (rows) but the last. Grey patches with a stroke are gone."}, "image": {"alt": "Rows of film frames in which more and more patches are replaced by grey ones with a diagonal stroke"}} tags=["remove-input"]
 drawn(np.flatnonzero(right["froster_decay"]))
 
 # %% [markdown]
@@ -237,7 +237,7 @@ drawn(np.flatnonzero(right["froster_decay"]))
 # %% tags=["remove-input"]
 drawn(np.flatnonzero(right["froster_decay"]), pictures.survivors_by_layer)
 
-# %% mystnb={"figure": {"name": "fig-survivors-wrong", "caption": "The same for a clip that it has wrong."}, "image": {"alt": "Rows of film frames in which more and more patches have faded"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-survivors-wrong", "caption": "The same for a clip that it has wrong."}, "image": {"alt": "Rows of film frames in which more and more patches are replaced by grey ones with a diagonal stroke"}} tags=["remove-input"]
 drawn(np.flatnonzero(~right["froster_decay"]))
 
 # %% [markdown]

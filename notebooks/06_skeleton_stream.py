@@ -49,7 +49,7 @@ index = experiments.dataset(config)
 # so the network has three stages instead of four, and half the usual width: PoseC3D's has 32 channels after its first layer, and a small
 # preset fewer still.
 
-# %% mystnb={"figure": {"name": "fig-slowonly", "caption": "What becomes of a volume after each part of the network (sizes of this page's preset): the height of a box stands for pixels, its width for frames, its sheets for channels."}, "image": {"alt": "Boxes whose faces shrink while their depth in channels grows"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-slowonly", "caption": "What becomes of a volume after each part of the network: a sheet is as high as the picture and as wide as the clip has frames; the more sheets, the more channels. The numbers are channels × frames × height × width (sizes of this page's preset)."}, "image": {"alt": "Six piles of sheets, from heat-maps to logits: the sheets shrink from layer to layer while their number grows"}} tags=["remove-input"]
 pictures.network(
     config.posec3d, config.skeleton.frames, config.skeleton.train_size
 )

@@ -155,7 +155,7 @@ for warning in caught:
 print("found:", {name: round(w, 2) for name, w in search.weights.items()})
 print(f"{search.score:.1%} {settings.metric}, {search.ties} equal best points")
 
-# %% mystnb={"figure": {"name": "fig-simplex", "caption": "Validation accuracy of every weighting. The ring is what the search found, dots are points as good; the numbers are the paper's nine rows of Table 2 (film, joints, limbs), brought to a sum of one."}, "image": {"alt": "A triangle of hexagons coloured by accuracy, with the found point, ties and nine numbered marks"}} tags=["remove-input"]
+# %% mystnb={"figure": {"name": "fig-simplex", "caption": "Validation accuracy of every weighting. The ring is what the search found, black dots are points as good; the numbers are the paper's nine rows of Table 2 (film, joints, limbs), brought to a sum of one."}, "image": {"alt": "A triangle of hexagons coloured by accuracy, with the found point, ties and nine numbered marks"}} tags=["remove-input"]
 paper = {
     f"{film:g}, {joint:g}, {limb:g}": (film, joint, limb)
     for film, joint, limb, _ in tables.PAPER_TABLE2

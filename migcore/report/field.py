@@ -127,7 +127,7 @@ def landscape(sizes: Mapping[str, tuple[int, int]]) -> Figure:
                 axes.scatter(
                     trained, y, s=64, marker=MARKERS[kind], facecolors="none", edgecolors=PALETTE[kind], linewidths=1.6
                 )
-            axes.annotate(f"{whole:.1f}", (whole, y), (9, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(f"{whole:.1f}", (whole, y), (9, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_yticks(range(len(FIELD)), [f"{each.name}, {each.year}" for each in FIELD])
         axes.set_ylim(len(FIELD) - 0.5, -0.5)
         axes.set_xscale("log")

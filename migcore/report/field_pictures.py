@@ -185,7 +185,7 @@ def hyperedges(
                 left.fill(*outline(members, length / 40).T, color=colour, alpha=0.45, linewidth=0)
             left.plot(*members.T, sign, color=colour, markersize=4, markeredgecolor="black", markeredgewidth=0.4,
                       label=name)  # fmt: skip
-        figure.legend(loc="outside lower left", ncols=3, markerscale=1.5, fontsize=8, columnspacing=1)
+        figure.legend(loc="outside lower left", ncols=3, markerscale=1.5, fontsize=9, columnspacing=1)
         far = hops(layout.num_joints, layout.bones).numpy()[np.ix_(order, order)]
         image = right.imshow(far, cmap=MAP)
         ends = np.cumsum(np.bincount(group))
@@ -343,14 +343,14 @@ def _tower(axes: Axes, blocks: int, read: int) -> None:
         reads = i >= blocks - read
         axes.add_patch(plt.Rectangle((0, i), 2, 0.72, facecolor=PALETTE[4] if reads else "none", edgecolor=GREY,
                                      alpha=0.7))  # fmt: skip
-        axes.text(1, i + 0.36, f"{i + 1}", ha="center", va="center", fontsize=7, color="black" if reads else GREY)
+        axes.text(1, i + 0.36, f"{i + 1}", ha="center", va="center", fontsize=9, color="black" if reads else GREY)
         if reads:
             axes.plot(3.6, i + 0.36, "o", color=PALETTE[1], markersize=min(18, 90 / blocks))
             axes.annotate("", (3.2, i + 0.36), (2.05, i + 0.36), arrowprops={"arrowstyle": "->", "color": GREY})
             axes.annotate("", (3.6, i + 1.05), (3.6, i + 0.7), arrowprops={"arrowstyle": "->", "color": PALETTE[1]})
-    axes.text(1, -0.5, "frozen blocks", ha="center", va="center", fontsize=8)
-    axes.text(3.6, blocks - read - 0.5, "query", ha="center", va="center", fontsize=8)
-    axes.text(3.6, blocks + 0.35, "class", ha="center", va="center", fontsize=8)
+    axes.text(1, -0.5, "frozen blocks", ha="center", va="center", fontsize=9)
+    axes.text(3.6, blocks - read - 0.5, "query", ha="center", va="center", fontsize=9)
+    axes.text(3.6, blocks + 0.35, "class", ha="center", va="center", fontsize=9)
     axes.set(xlim=(-0.1, 4.6), ylim=(-0.9, blocks + 0.8))
     _bare(axes)
 
@@ -396,7 +396,7 @@ def window(clip: ClipRecord, index: ClipIndex, layout: SkeletonLayout, config: C
             for panel in (top, low):
                 _bare(panel)
         bar = figure.colorbar(image, ax=figure.axes[1:], shrink=0.8, aspect=30, pad=0.01, ticks=[-limit, 0, limit])
-        bar.ax.set_yticklabels(["darker", "same", "brighter"], fontsize=7)
+        bar.ax.set_yticklabels(["darker", "same", "brighter"], fontsize=9)
         return finish(figure)
 
 

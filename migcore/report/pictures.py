@@ -25,7 +25,7 @@ from migcore.data.video import probe, read_frames
 from migcore.errors import ConfigError, DataError
 from migcore.labels import CLASSES
 from migcore.models.posec3d import PoseC3D, PoseC3DConfig
-from migcore.report.plots import GREY, PALETTE, finish, style
+from migcore.report.plots import GREY, LINES, PALETTE, finish, style
 from migcore.report.slider import slider
 
 
@@ -59,12 +59,12 @@ def strips(clips: Sequence[ClipRecord], titles: Sequence[str], *, frames: int = 
         figure, grid = plt.subplots(len(clips), 1, figsize=(7, 1.45 * len(clips)), layout="constrained", squeeze=False)
         for axes, clip, title in zip(grid[:, 0], clips, titles, strict=True):
             axes.imshow(np.concatenate(list(clip_frames(clip, frames)), 1))
-            axes.set_title(title, fontsize=8, loc="left")
+            axes.set_title(title, fontsize=9, loc="left")
             _bare(axes)
         return finish(figure)
 
 
-def contact_sheet(index: ClipIndex, split: str = "train", *, frames: int = 4, columns: int = 3) -> Figure:
+def contact_sheet(index: ClipIndex, split: str = "train", *, frames: int = 3, columns: int = 2) -> Figure:
     """Every class that has a clip, as a few frames of one clip of middling length.
 
     Args:
@@ -78,14 +78,16 @@ def contact_sheet(index: ClipIndex, split: str = "train", *, frames: int = 4, co
         found = sorted((c for c in index.split(split) if c.label == gesture.id and c.film), key=lambda c: c.frames)
         if found:
             chosen.append(found[len(found) // 2])
-    rows = -(-len(chosen) // columns)
+    shown = [np.concatenate(list(clip_frames(clip, frames)), 1) for clip in chosen]
+    rows, wide = -(-len(chosen) // columns), 7 / columns
+    tall = 0.2 + wide * max(strip.shape[0] / strip.shape[1] for strip in shown)
     with style():
-        figure, grid = plt.subplots(rows, columns, figsize=(9.6, 1.02 * rows), layout="constrained", squeeze=False)
+        figure, grid = plt.subplots(rows, columns, figsize=(7, tall * rows), layout="constrained", squeeze=False)
         for axes in grid.flat:
             _bare(axes)
-        for axes, clip in zip(grid.flat, chosen, strict=False):
-            axes.imshow(np.concatenate(list(clip_frames(clip, frames)), 1))
-            axes.set_title(CLASSES[clip.label].name, fontsize=8, loc="left", pad=2)
+        for axes, clip, strip in zip(grid.flat, chosen, shown, strict=False):
+            axes.imshow(strip)
+            axes.set_title(CLASSES[clip.label].name, fontsize=9, loc="left", pad=2)
         return finish(figure)
 
 
@@ -171,7 +173,7 @@ def volume_animation(joint: torch.Tensor, limb: torch.Tensor, *, fps: int = 8) -
         fps: of the animation.
     """
     pictures = torch.cat([joint.amax(0), limb.amax(0)], -1).numpy()
-    with style():
+    with style(), plt.rc_context({"savefig.facecolor": "black"}):  # films have no transparent frames
         figure, axes = plt.subplots(figsize=(5.2, 2.7), layout="constrained")
         image = axes.imshow(pictures[0], cmap="inferno", vmin=0, vmax=1)
         axes.axvline(joint.shape[-1] - 0.5, color=GREY, linewidth=1)
@@ -184,6 +186,8 @@ def volume_animation(joint: torch.Tensor, limb: torch.Tensor, *, fps: int = 8) -
         player = FuncAnimation(figure, show, frames=len(pictures), interval=1000 / fps)  # type: ignore[arg-type]
         page = player.to_jshtml(fps=fps, default_mode="loop", embed_frames=True)
         plt.close(figure)
+    for part in ("animation", "anim-slider"):  # on a narrow page the slider shrinks and the buttons wrap
+        page = page.replace(f'class="{part}"', f'class="{part}" style="max-width: 100%"')
     return HTML(page)
 
 
@@ -215,20 +219,21 @@ def sensors(clips: Sequence[ClipRecord], index: ClipIndex, layout: SkeletonLayou
     """
     rows = [layout.joints.index(name) for name in joints]
     with style():
-        figure, grid = plt.subplots(2, len(clips), figsize=(4.2 * len(clips), 3.4), layout="constrained", squeeze=False,
+        figure, grid = plt.subplots(2, len(clips), figsize=(3.5 * len(clips), 3.6), layout="constrained", squeeze=False,
                                     height_ratios=[1, 1.5])  # fmt: skip
         for (top, low), clip in zip(grid.T, clips, strict=True):
             top.imshow(np.concatenate(list(clip_frames(clip, 4)), 1))
             top.set_title(CLASSES[clip.label].name, loc="left")
             _bare(top)
             keypoints, scores = read_clip_skeleton(clip, index.column_map)
-            for i, name in zip(rows, joints, strict=True):
-                y = np.where(scores[:, i] > 0, keypoints[:, i, 1], np.nan)
-                low.plot(y - np.nanmedian(y) if np.isfinite(y).any() else y, linewidth=1.2, label=name)
-            low.invert_yaxis()
-            low.set(xlabel="frame", ylabel="height against its median, pixels")
+            for n, (i, name) in enumerate(zip(rows, joints, strict=True)):
+                up = -np.where(scores[:, i] > 0, keypoints[:, i, 1], np.nan)  # rows of pixels count downwards
+                up -= np.nanmedian(up) if np.isfinite(up).any() else 0
+                low.plot(up, linestyle=LINES[n % len(LINES)], linewidth=1.4, label=name)
+            low.set_xlabel("frame")
             low.grid()
-        grid[1, 0].legend(fontsize=7)
+        grid[1, 0].set_ylabel("height against\nits median, pixels")
+        figure.legend(*grid[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(joints))
         return finish(figure)
 
 
@@ -255,7 +260,9 @@ def skeletons(clip: ClipRecord, index: ClipIndex, layouts: Sequence[SkeletonLayo
 
 
 def network(config: PoseC3DConfig, frames: int, size: tuple[int, int]) -> Figure:
-    """PoseC3D as a row of boxes: how many channels, frames and pixels each stage has, measured on the network.
+    """PoseC3D as piles of sheets: what each stage has of channels (sheets), frames (width) and pixels (height).
+
+    The sizes are measured on the network.
 
     Args:
         config: of the network.
@@ -274,13 +281,17 @@ def network(config: PoseC3DConfig, frames: int, size: tuple[int, int]) -> Figure
     for hook in hooks:
         hook.remove()
     rows = [("heat-maps", (config.in_channels, frames, *size)), *shapes, ("logits", (config.num_classes, 1, 1, 1))]
+    unit = max(1, max(channels for _, (channels, *_) in rows) // 16)
     with style():
-        figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
         for i, (name, (channels, t, h, w)) in enumerate(rows):
-            tall, wide = 0.25 + 0.75 * h / size[0], 0.16 + 0.5 * t / frames
-            axes.add_patch(plt.Rectangle((i - wide / 2, -tall / 2), wide, tall, color=PALETTE[i % 5], alpha=0.55))
-            axes.text(i, -0.62, f"{name}\n{channels}×{t}×{h}×{w}", ha="center", va="top", fontsize=8)
-        axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(-1.05, 0.6))
+            sheets, wide, tall = -(-channels // unit), max(0.03, 0.5 * t / frames), max(0.03, 0.8 * h / size[0])
+            for back in range(sheets - 1, -1, -1):
+                at = i - wide / 2 + (back - (sheets - 1) / 2) * 0.025, -tall / 2 + (back - (sheets - 1) / 2) * 0.025
+                axes.add_patch(plt.Rectangle(at, wide, tall, facecolor=PALETTE[4], edgecolor="black", linewidth=0.5))
+            axes.text(i, -0.6, f"{name}\n{channels}×{t}×{h}×{w}", ha="center", va="top", fontsize=9)
+        axes.set(xlim=(-0.6, len(rows) - 0.4), ylim=(-0.88, 0.5))
+        axes.set_title(f"a sheet: up to {unit} channels", loc="right", fontsize=9)
         _bare(axes)
         return finish(figure)
 
@@ -298,7 +309,7 @@ def temporal_view(frames: int = 5, span: int = 1, *, layers: int = 4) -> Figure:
     apart = np.abs(np.arange(frames)[:, None] - np.arange(frames)[None])
     with style():
         figure, (left, middle, right) = plt.subplots(
-            1, 3, figsize=(7.6, 2.6), layout="constrained", width_ratios=[1.5, 1, 1]
+            1, 3, figsize=(7.6, 2.6), layout="constrained", width_ratios=[1.9, 1, 1]
         )
         here = frames // 2
         for t in range(-span, frames + span):
@@ -310,13 +321,13 @@ def temporal_view(frames: int = 5, span: int = 1, *, layers: int = 4) -> Figure:
             )
             left.add_patch(box)
             name = "t" if t == here else f"t{t - here:+d}"
-            left.text(t, 0.46, name if inside else "0", ha="center", va="bottom", fontsize=8)
+            left.text(t, 0.46, name if inside else "0", ha="center", va="bottom", fontsize=9)
             if seen:
                 bend = 0.35 if t < here else -0.35
                 left.annotate("", (t, -0.4), (here, -1.05), arrowprops={
                     "arrowstyle": "<-", "color": PALETTE[5], "connectionstyle": f"arc3,rad={bend if t != here else 0}",
                 })  # fmt: skip
-        left.text(here, -1.1, "queries of t", ha="center", va="top", fontsize=8)
+        left.text(here, -1.1, "queries of t", ha="center", va="top", fontsize=9)
         left.set(xlim=(-span - 0.6, frames + span - 0.4), ylim=(-1.5, 0.9), title="keys and values")
         left.set_aspect("equal")
         _bare(left)
@@ -325,7 +336,11 @@ def temporal_view(frames: int = 5, span: int = 1, *, layers: int = 4) -> Figure:
         outside = np.abs(np.arange(-span, frames + span)[None] - np.arange(frames)[:, None]) <= span
         padded[outside & (padded == 0)] = 0.35  # zero keys and values, which take part in the soft-max
         middle.imshow(
-            padded, cmap="Blues", vmin=0, vmax=1.3, extent=(-span - 0.5, frames + span - 0.5, frames - 0.5, -0.5)
+            np.ma.masked_equal(padded, 0),
+            cmap="Blues",
+            vmin=0,
+            vmax=1.3,
+            extent=(-span - 0.5, frames + span - 0.5, frames - 0.5, -0.5),
         )
         middle.set(
             xlabel="key frame", ylabel="query frame", title="one block", xticks=range(frames), yticks=range(frames)
@@ -335,14 +350,14 @@ def temporal_view(frames: int = 5, span: int = 1, *, layers: int = 4) -> Figure:
         right.imshow(shown, cmap="Blues_r", vmin=0, vmax=layers + 1)
         for (row, column), value in np.ndenumerate(shown):
             if np.isfinite(value):
-                right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                right.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=9,
                            color="white" if value <= layers / 2 else "black")  # fmt: skip
         right.set(xlabel="frame", title="after how many blocks", xticks=range(frames), yticks=range(frames))
         return finish(figure)
 
 
 def survivors(video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tuple[int, int], title: str = "") -> Figure:
-    """What token decay leaves of a clip: a row per block, a column per frame, dropped patches all but invisible.
+    """What token decay leaves of a clip: a row per block, a column per frame, dropped patches grey with a stroke.
 
     Args:
         video_3THW: uint8, as the tower's input before normalisation (its size may be another).
@@ -364,9 +379,9 @@ def survivors(video_3THW: torch.Tensor, kept: Sequence[torch.Tensor], grid: tupl
             squeeze=False,
         )
         for number, (axes, places_Tk) in enumerate(zip(axes_grid[:, 0], kept, strict=True), start=1):
-            axes.imshow(_side_by_side(_faded(video_3THW, places_Tk, grid), count))
+            axes.imshow(_side_by_side(_greyed(video_3THW, places_Tk, grid), count))
             label = f"block {number}\n{places_Tk.shape[1]} of {grid[0] * grid[1]}"
-            axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+            axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
             _bare(axes)
         if title:
             figure.suptitle(title, fontsize=9)
@@ -386,14 +401,14 @@ def survivors_by_layer(
     """
     patches, before = grid[0] * grid[1], f"{title}: " if title else ""
     every = torch.arange(patches).expand(video_3THW.shape[1], -1)
-    pictures = [_side_by_side(_faded(video_3THW, places, grid), 4) for places in (every, *kept)]
+    pictures = [_side_by_side(_greyed(video_3THW, places, grid), 4) for places in (every, *kept)]
     words = [f"{before}before block 1, all {patches} patches"]
     words += [f"{before}after block {n}, {p.shape[1]} of {patches} patches" for n, p in enumerate(kept, start=1)]
     return slider(pictures, words, label="block of the tower")
 
 
 def gesture_player(clips: Sequence[ClipRecord], titles: Sequence[str], *, frames: int = 24, fps: float = 12) -> HTML:
-    """Clips side by side, to be played or leafed through: what a strip of frames cannot show.
+    """Clips side by side under their titles, to be played or leafed through: what a strip of frames cannot show.
 
     Args:
         clips: with films of one size.
@@ -405,12 +420,13 @@ def gesture_player(clips: Sequence[ClipRecord], titles: Sequence[str], *, frames
         DataError: a clip has no film, or one that cannot be read.
     """
     moments = np.stack([clip_frames(clip, frames) for clip in clips], 1)  # [T, clips, H, W, 3]
-    words = [f"{', '.join(titles)}; moment {t + 1} of {frames}" for t in range(frames)]
-    return slider([_side_by_side(moment, len(clips)) for moment in moments], words, label="moment", fps=fps)
+    words = [f"moment {t + 1} of {frames}" for t in range(frames)]
+    shown = [_side_by_side(moment, len(clips)) for moment in moments]
+    return slider(shown, words, label="moment", fps=fps, titles=titles)
 
 
-def _faded(video_3THW: torch.Tensor, places_Tk: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """[T, H, W, 4] uint8 frames whose other patches are all but transparent."""
+def _greyed(video_3THW: torch.Tensor, places_Tk: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """[T, H, W, 3] uint8 frames whose other patches are grey, with a stroke from corner to corner."""
     frames, places = video_3THW.permute(1, 2, 3, 0).cpu().numpy(), places_Tk.cpu().numpy()
     count, height, width = frames.shape[:3]
     if len(places) != count or places.min() < 0 or places.max() >= grid[0] * grid[1]:
@@ -418,10 +434,12 @@ def _faded(video_3THW: torch.Tensor, places_Tk: torch.Tensor, grid: tuple[int, i
             f"survivors of shape {list(places.shape)} of {count} frames of {grid[0]} × {grid[1]} patches",
             hint="give those of one clip, [T, k]",
         )
-    patch = (np.arange(height) * grid[0] // height)[:, None] * grid[1] + np.arange(width) * grid[1] // width
-    alive = np.stack([np.isin(patch, row) for row in places])
-    # Transparent, not dark: it reads on a white page and on a black one.
-    return np.concatenate([frames, np.where(alive, 255, 40).astype(np.uint8)[..., None]], axis=-1)
+    y, x = np.arange(height)[:, None] * grid[0], np.arange(width) * grid[1]
+    gone = np.stack([~np.isin(y // height * grid[1] + x // width, row) for row in places])
+    # A stroke from corner to corner, as a film has grey of its own. Opaque: the same on a white page and on a dark one.
+    stroke = np.abs(y % height / height - x % width / width) < 0.5 * grid[0] / height
+    shades = np.where(stroke, 90, 138).astype(np.uint8)
+    return np.where(gone[..., None], shades[..., None], frames)
 
 
 def _side_by_side(pictures: np.ndarray, columns: int) -> np.ndarray:

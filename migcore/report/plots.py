@@ -24,14 +24,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from migcore.ensemble import Search
 from migcore.errors import ConfigError
 from migcore.labels import CLASSES, GROUPS
 
-GREY = "#777777"
+GREY = "#797979"
+"""Ink: against white and against the dark page (#121212) a contrast of 4.3, the most that one colour has in both."""
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (3, 1)), (0, (9, 3)))
 MAP = "cividis"
 NAMES = [g.name for g in CLASSES]
 
@@ -53,7 +56,8 @@ def style() -> Iterator[None]:
         "axes.prop_cycle": cycler(color=PALETTE),
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "font.size": 9,
+        "font.size": 10,
+        "axes.titlesize": "medium",
         "figure.dpi": 120,
         "grid.alpha": 0.3,
     }
@@ -118,20 +122,29 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, left: str = 
         left, right: fields of the rows; ``right`` may also be in the row's "val".
     """
     with style():
-        figure, (a, b) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
-        for name, rows in histories.items():
+        figure, (a, b) = plt.subplots(1, 2, figsize=(7, 2.9), layout="constrained")
+        for i, (name, rows) in enumerate(histories.items()):
+            look = _look(i)
             epochs = [row["epoch"] for row in rows]
-            a.plot(epochs, [row[left] for row in rows], marker=".", label=name)
+            a.plot(epochs, [row[left] for row in rows], **look, label=name)
             measured = [(e, _validation(row, right)) for e, row in zip(epochs, rows, strict=True)]
             points = [(e, value) for e, value in measured if value is not None]
             if points:
-                b.plot(*zip(*points, strict=True), marker="o", label=name)
+                b.plot(*zip(*points, strict=True), **look, label=name)
         a.set(xlabel="epoch", ylabel=f"training {left}")
-        b.set(xlabel="epoch", ylabel=f"validation {right}", ylim=(0, 1))
+        b.set(xlabel="epoch", ylabel=f"validation {right.replace('top1', 'top-1')}", ylim=(0, 1))
         for axes in (a, b):
             axes.grid()
-        b.legend()
+        figure.legend(*a.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return finish(figure)
+
+
+def _look(i: int) -> dict[str, Any]:
+    """The ``i``-th line of a chart: known by colour, by line and by sign."""
+    return {
+        "color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 5,
+    }  # fmt: skip
 
 
 def _validation(row: Mapping[str, Any], name: str) -> float | None:
@@ -191,11 +204,12 @@ def similarity(matrix: np.ndarray, *, label: str = "cosine", axes_labels: tuple[
     """
     order = by_group()
     with style():
-        figure, axes = plt.subplots(figsize=(7, 6.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 7.6), layout="constrained")
         names = [NAMES[c] for c in order]
+        bar = {"label": label, "location": "top", "shrink": 0.8, "aspect": 40}
         sns.heatmap(np.asarray(matrix)[np.ix_(order, order)], cmap=MAP, xticklabels=names, yticklabels=names,
-                    square=True, cbar_kws={"label": label, "shrink": 0.8}, ax=axes)  # fmt: skip
-        axes.tick_params(labelsize=7, length=0)
+                    square=True, cbar_kws=bar, ax=axes)  # fmt: skip
+        axes.tick_params(labelsize=9, length=0)
         axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
         return finish(figure)
 
@@ -211,13 +225,13 @@ def against_texts(cosines: np.ndarray, labels: np.ndarray) -> Figure:
     rank = np.argsort(order)
     rows = np.argsort(rank[labels], kind="stable")
     with style():
-        figure, axes = plt.subplots(figsize=(7, 0.9 + 0.19 * len(labels)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 1.6 + 0.19 * len(labels)), layout="constrained")
         image = axes.imshow(cosines[rows][:, order], cmap=MAP, aspect="auto")
         axes.scatter(
             rank[labels[rows]], range(len(labels)), s=28, facecolors="none", edgecolors="#D55E00", linewidths=1.4
         )
-        axes.set_xticks(range(len(order)), [NAMES[c] for c in order], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(labels)), [NAMES[c] for c in labels[rows]], fontsize=7)
+        axes.set_xticks(range(len(order)), [NAMES[c] for c in order], rotation=90, fontsize=9)
+        axes.set_yticks(range(len(labels)), [NAMES[c] for c in labels[rows]], fontsize=9)
         axes.set(ylabel="a clip of")
         figure.colorbar(image, ax=axes, label="cosine")
         return finish(figure)
@@ -232,15 +246,9 @@ def durations(seconds: Mapping[str, np.ndarray]) -> Figure:
     with style():
         figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
         longest = max(values.max() for values in seconds.values())
-        for name, values in seconds.items():
-            axes.hist(
-                values,
-                bins=np.linspace(0, longest, 40).tolist(),
-                histtype="step",
-                linewidth=1.6,
-                label=name,
-                density=True,
-            )
+        for i, (name, values) in enumerate(seconds.items()):
+            axes.hist(values, bins=np.linspace(0, longest, 40).tolist(), density=True, histtype="step", linewidth=1.6,
+                      linestyle=LINES[i % len(LINES)], label=name)  # fmt: skip
         axes.set(xlabel="seconds", ylabel="share of clips")
         axes.set_yticks([])
         axes.legend()
@@ -312,7 +320,7 @@ def line_by(
         for i, (name, values) in enumerate(series.items()):
             if np.shape(values) != at.shape:
                 raise ConfigError(f"{name} has shape {np.shape(values)}, not {at.shape}")
-            axes.plot(at, np.asarray(values, dtype=float), marker=MARKERS[i % len(MARKERS)], markersize=5, label=name)
+            axes.plot(at, np.asarray(values, dtype=float), **_look(i), label=name)
         if log_x:
             axes.set_xscale("symlog" if at.min() <= 0 else "log", **_linear_below(at))
         if len(at) <= 16 and (log_x or (at == at.round()).all()):
@@ -373,7 +381,7 @@ def trade_off(
         axes.axhline(reference[1], color=GREY, linestyle="--", linewidth=1)
         axes.plot(*reference, "*", color=GREY, markersize=11, label="all tokens")
         for i, (name, points) in enumerate((n, p) for n, p in lines.items() if p):
-            axes.plot(*zip(*sorted(points), strict=True), marker=MARKERS[i], color=PALETTE[i], label=name)
+            axes.plot(*zip(*sorted(points), strict=True), **_look(i), label=name)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -430,7 +438,7 @@ def agreement(right: Mapping[str, np.ndarray]) -> Figure:
         colours = [PALETTE[0] if c.all() else PALETTE[1] if c.any() else GREY for c in combinations]
         drawn = bars.bar(range(len(counts)), counts, 0.7, color=colours)
         if len(names) < 5:
-            bars.bar_label(drawn, [f"{100 * n / max(len(table), 1):.0f} %" for n in counts], padding=2, fontsize=8)
+            bars.bar_label(drawn, [f"{100 * n / max(len(table), 1):.0f} %" for n in counts], padding=2, fontsize=9)
         bars.margins(y=0.12)
         bars.set_ylabel("clips")
         bars.tick_params(axis="x", length=0)
@@ -467,7 +475,6 @@ def simplex(search: Search, *, marks: Mapping[str, Sequence[float]] | None = Non
     centres = _in_triangle(search.grid)
     angles = np.pi / 6 + np.pi / 3 * np.arange(6)
     hexagon = search.step / np.sqrt(3) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    accent = PALETTE[5]
     with style():
         figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
         cells = PolyCollection(list(centres[:, None] + hexagon), array=search.scores, cmap=MAP, edgecolors="face")
@@ -476,16 +483,17 @@ def simplex(search: Search, *, marks: Mapping[str, Sequence[float]] | None = Non
         best = centres[search.scores >= search.scores.max() - 1e-9]
         handles = []
         if len(best) > 1:
-            handles += axes.plot(*best.T, ".", color=accent, markersize=4, label="as good")
+            handles += axes.plot(*best.T, "o", color="black", markeredgecolor="white", markersize=8, label="as good")
         found = _in_triangle(np.array([[search.weights[name] for name in search.names]]))
         handles += axes.plot(
-            *found.T, "o", color="none", markeredgecolor=accent, markersize=15, markeredgewidth=2, label="found"
-        )
+            *found.T, "o", color="none", markeredgecolor="black", markersize=17, markeredgewidth=2, label="found",
+            path_effects=[withStroke(linewidth=4.5, foreground="white")],
+        )  # fmt: skip
         for i, (name, weights) in enumerate(marks.items(), start=1):
             (x, y) = _in_triangle(np.array([weights], dtype=float) / sum(weights))[0]
-            axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=10, markeredgewidth=0.6)
-            axes.annotate(f"{i}", (x, y), color="black", fontsize=7, ha="center", va="center_baseline")
-            handles.append(Line2D([], [], linestyle="", marker=f"${i}$", color=GREY, markersize=6, label=name))
+            axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=12, markeredgewidth=0.6)
+            axes.annotate(f"{i}", (x, y), color="black", fontsize=9, ha="center", va="center_baseline")
+            handles.append(Line2D([], [], linestyle="", marker=f"${i}$", color=GREY, markersize=8, label=name))
         corners = _in_triangle(np.eye(3))
         for name, corner, dy, va in zip(search.names, corners, (1, -1, -1), ("bottom", "top", "top"), strict=True):
             axes.annotate(name, corner, (0, 14 * dy), textcoords="offset points", ha="center", va=va)

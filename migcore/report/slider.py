@@ -20,6 +20,8 @@ from matplotlib.image import imsave
 from migcore.errors import DataError
 
 _STYLE = "width: 100%; height: auto; image-rendering: pixelated"
+_ROW = "display: flex; column-gap: 0.75rem"
+_CONTROLS = "flex-wrap: wrap; align-items: center; margin-top: 0.75rem"
 _SCRIPT = """
 (function () {
   const box = document.getElementById("ID"), range = box.querySelector("input"), out = box.querySelector("output");
@@ -42,7 +44,9 @@ _SCRIPT = """
 """
 
 
-def slider(pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, fps: float = 0.0) -> HTML:
+def slider(
+    pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, fps: float = 0.0, titles: Sequence[str] = ()
+) -> HTML:
     """A slider over pictures.
 
     Args:
@@ -50,6 +54,7 @@ def slider(pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, 
         words: what each shows; said by screen readers, and under it.
         label: of the slider.
         fps: above 0, there is a button that plays them, so many a second. Nothing moves before it is pressed.
+        titles: of the parts of each picture, which are equally wide and stand side by side; above them.
 
     Raises:
         DataError: there are no pictures, or they, their sizes and the words do not go together.
@@ -72,13 +77,16 @@ def slider(pictures: Sequence[np.ndarray], words: Sequence[str], *, label: str, 
         f' width="{width}" height="{height}" style="{_STYLE}"{" hidden" if i else ""}>'
         for i, (file, text) in enumerate(zip(files, words, strict=True))
     )
-    button = '<button type="button" aria-pressed="false">play</button> ' if fps > 0 else ""
+    button = '<button type="button" aria-pressed="false">play</button>' if fps > 0 else ""
+    heads = "".join(f'<div style="flex: 1 1 0; min-width: 0">{html.escape(title)}</div>' for title in titles)
+    heads = f'<div style="{_ROW}; align-items: end; text-align: center">{heads}</div>' if titles else ""
     first = html.escape(words[0])
     script = _SCRIPT.replace("ID", name).replace("PAUSE", f"{1000 / fps:.0f}" if fps > 0 else "0")
     return HTML(
-        f'<div id="{name}" class="migcore-slider">{images}<div>{button}'
+        f'<div id="{name}" class="migcore-slider">{heads}{images}<div style="{_ROW}; {_CONTROLS}">{button}'
         f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(label)}"'
-        f' aria-valuetext="{first}" style="vertical-align: middle"> <output>{first}</output></div></div>'
+        f' aria-valuetext="{first}" style="flex: 1; max-width: none">'
+        f'<output style="flex: 1 0 100%">{first}</output></div></div>'
         f"<script>{script}</script>"
     )
 

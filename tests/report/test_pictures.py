@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 from migcore.data.datasets import VideoConfig
-from migcore.data.imigue import ClipIndex, ClipRecord, open_dataset
+from migcore.data.imigue import ClipIndex, ClipRecord, open_dataset, read_clip_skeleton
 from migcore.data.layouts import IMIGUE22, IMIGUE22_MIGA2023
 from migcore.data.video import FilmInfo
 from migcore.errors import ConfigError, DataError
@@ -62,7 +63,9 @@ def test_volumes_and_their_pictures(index: ClipIndex) -> None:
     assert joint.shape == (22, 5, 16, 16) and limb.shape == (21, 5, 16, 16)
     assert 0.3 < float(joint.max()) <= 1 and 0.3 < float(limb.max()) <= 1
     page = pictures.volume_animation(joint, limb).data
-    assert page.count("data:image/png;base64") == 5
+    shown = [plt.imread(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"png;base64,([^\"]+)", page)]
+    assert len(shown) == 5 and all((picture[[0, -1], :, :3] == 0).all() for picture in shown), "a black rim"
+    assert page.count('style="max-width: 100%"') == 2
     strip = pictures.volume_strip(joint, frames=5, channels=[0]).axes[0].images[0].get_array()
     np.testing.assert_allclose(np.asarray(strip), torch.cat(list(joint[0]), -1).numpy())
     assert len(pictures.pipeline(clip, index, IMIGUE22, size=(16, 16), padding=0.1).axes) == 4
@@ -70,15 +73,31 @@ def test_volumes_and_their_pictures(index: ClipIndex) -> None:
 
 def test_sensors_draw_heights_of_the_named_keypoints(index: ClipIndex) -> None:
     clips = index.split("train")[:2]
-    axes = pictures.sensors(clips, index, IMIGUE22, ["ShoulderLeft", "HandRight"]).axes
-    curves = [a for a in axes if a.lines]
+    figure = pictures.sensors(clips, index, IMIGUE22, ["ShoulderLeft", "HandRight"])
+    curves = [a for a in figure.axes if a.lines]
     assert len(curves) == 2
+    keypoints, scores = read_clip_skeleton(clips[0], index.column_map)
+    up, seen = np.asarray(curves[0].lines[0].get_ydata()), scores[:, IMIGUE22.joints.index("ShoulderLeft")] > 0
+    y = keypoints[seen, IMIGUE22.joints.index("ShoulderLeft"), 1]
+    np.testing.assert_allclose(up[seen], np.median(y) - y)
+    assert not curves[0].yaxis_inverted() and len({line.get_linestyle() for line in curves[0].lines}) == 2
+    assert [bool(a.get_ylabel()) for a in curves] == [True, False]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["ShoulderLeft", "HandRight"]
+    assert len(pictures.sensors(clips[:1], index, IMIGUE22, IMIGUE22.joints).axes[1].lines) == 22
     assert all(len(line.get_ydata()) == clip.frames for a, clip in zip(curves, clips, strict=True) for line in a.lines)
 
 
 def test_the_network_is_measured_not_described() -> None:
-    texts = [t.get_text() for t in pictures.network(PoseC3DConfig(base_channels=4), 8, (16, 16)).axes[0].texts]
+    axes = pictures.network(PoseC3DConfig(base_channels=4), 8, (16, 16)).axes[0]
+    texts = [t.get_text() for t in axes.texts]
     assert texts[0] == "heat-maps\n22×8×16×16" and "layer3\n64×4×2×2" in texts
+    assert axes.get_title(loc="right") == "a sheet: up to 4 channels"
+    sheets = [p for p in axes.patches if isinstance(p, Rectangle)]
+    assert [sum(abs(p.get_x() + p.get_width() / 2 - i) < 0.5 for p in sheets) for i in (0, 4)] == [6, 16]
+    first, last = sheets[0], next(p for p in sheets if abs(p.get_x() + p.get_width() / 2 - 4) < 0.5)
+    assert (last.get_width() / first.get_width(), last.get_height() / first.get_height()) == pytest.approx(
+        (1 / 2, 1 / 8)
+    )
 
 
 def test_the_temporal_view_shows_neighbours_zeros_and_reach() -> None:
@@ -88,6 +107,7 @@ def test_the_temporal_view_shows_neighbours_zeros_and_reach() -> None:
     ]  # fmt: skip
     matrix = np.asarray(middle.images[0].get_array())
     np.testing.assert_array_equal(matrix[2], [0, 0, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(np.ma.getmaskarray(middle.images[0].get_array()), matrix == 0)  # the page shows
     np.testing.assert_array_equal(matrix[0], [0.35, 1, 1, 0, 0, 0, 0])  # the zero frame before the first
     reach = np.ma.filled(np.ma.masked_invalid(right.images[0].get_array()), 0)
     np.testing.assert_array_equal(reach[0], [1, 1, 2, 0, 0])
@@ -98,22 +118,25 @@ def test_the_temporal_view_shows_neighbours_zeros_and_reach() -> None:
         pictures.temporal_view(0)
 
 
-def test_survivors_are_opaque_and_the_rest_is_not() -> None:
+def test_survivors_are_seen_and_the_rest_is_grey() -> None:
     video = torch.arange(3 * 2 * 8 * 8, dtype=torch.uint8).reshape(3, 2, 8, 8)
     kept = [torch.tensor([[0, 3], [1, 2]]), torch.tensor([[3], [1]])]
     axes = pictures.survivors(video, kept, (2, 2), "a title").axes
     assert [a.get_ylabel() for a in axes] == ["block 1\n2 of 4", "block 2\n1 of 4"]
     shown = np.asarray(axes[0].images[0].get_array())
-    np.testing.assert_array_equal(shown[:, :8, :3], video[:, 0].permute(1, 2, 0).numpy())
-    first, second = shown[:, :8, 3], shown[:, -8:, 3]
+    first, second = shown[:, :8], shown[:, -8:]
+    assert (first[..., 3] == 255).all(), "opaque: the same on any page"
     patches = [
         (slice(0, 4), slice(0, 4)),
         (slice(0, 4), slice(4, 8)),
         (slice(4, 8), slice(0, 4)),
         (slice(4, 8), slice(4, 8)),
     ]
-    assert [bool((first[at] == 255).all()) for at in patches] == [True, False, False, True]
-    assert [bool((second[at] < 128).all()) for at in patches] == [True, False, False, True]
+    gone = np.repeat(np.where(np.eye(4), 90, 138)[..., None], 3, -1)
+    for i, at in enumerate(patches):
+        for frame, (picture, alive) in enumerate(((first, (0, 3)), (second, (1, 2)))):
+            there = video[:, frame].permute(1, 2, 0).numpy()[at]
+            np.testing.assert_array_equal(picture[at][..., :3], there if i in alive else gone)
     for wrong in (torch.tensor([[0]]), torch.tensor([[0], [4]])):
         with pytest.raises(DataError, match="of 2 frames of 2 × 2 patches"):
             pictures.survivors(video, [wrong], (2, 2))
@@ -149,6 +172,12 @@ def test_survivors_by_layer_are_the_same_pictures_to_leaf_through() -> None:
     ]
     shown = [plt.imread(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
     assert (shown[0][:, :4, 3] == 1).all() and (shown[0][:, 5:9, 3] == 1).all() and (shown[0][:, 4, 3] == 0).all()
-    opaque = shown[2][..., 3] == 1
-    assert opaque[:2, :2].all() and opaque[:, :4].sum() == 4  # of the first frame, the patch on the upper left
-    assert opaque[2:4, 7:9].all() and opaque[:, 5:9].sum() == 4  # of the second, on the lower right
+    left = np.isclose(shown[2][..., 0], 200 / 255)
+    assert left[:2, :2].all() and left[:, :4].sum() == 4  # of the first frame, the patch on the upper left
+    assert left[2:4, 7:9].all() and left[:, 5:9].sum() == 4  # of the second, on the lower right
+
+
+def test_a_player_names_each_clip_above_it(index: ClipIndex) -> None:
+    page = pictures.gesture_player(index.split("train")[:2], ["first", "a & b"], frames=3).data
+    assert re.findall(r'alt="([^"]+)"', page) == [f"moment {n} of 3" for n in (1, 2, 3)]
+    assert page.index("first") < page.index("a &amp; b") < page.index("<img")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from migcore.ensemble import Search, search_weights
 from migcore.errors import ConfigError
@@ -37,13 +37,29 @@ def test_class_bars_are_sorted_by_body_part() -> None:
         plots.class_bars({"short": [1.0, 2.0]}, label="clips")
 
 
+def test_grey_is_as_far_from_white_as_from_the_dark_page() -> None:
+    def light(colour: str) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05
+
+    def contrast(colour: str) -> float:
+        return min(light("#ffffff") / light(colour), light(colour) / light("#121212"))
+
+    assert max((f"#{n:02x}{n:02x}{n:02x}" for n in range(256)), key=contrast) == plots.GREY
+
+
 def test_curves_leave_out_epochs_without_validation() -> None:
     rows = [
         {"epoch": 1, "loss": 3.0, "val": None},
         {"epoch": 2, "loss": 2.0, "val": {"top1": 0.25}},
         {"epoch": 3, "loss": 1.5, "val": {"top1": 0.5}},
     ]
-    left, right = plots.curves({"run": rows}).axes
+    figure = plots.curves({"run": rows, "late": rows[:1]})
+    left, right = figure.axes
+    assert right.get_ylabel() == "validation top-1" and len(right.lines) == 1
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["run", "late"]
+    assert left.lines[0].get_linestyle() != left.lines[1].get_linestyle()
+    assert left.lines[0].get_marker() != left.lines[1].get_marker()
     assert left.lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
     assert right.lines[0].get_xdata().tolist() == [2, 3] and right.lines[0].get_ydata().tolist() == [0.25, 0.5]
 
@@ -118,6 +134,7 @@ def test_lines_have_a_tick_at_each_setting_and_zero_on_a_logarithmic_axis() -> N
     at = axes.transData.transform([(g, 0.1) for g in gammas])[:, 0]
     assert at[0] < at[1] < at[2]
     assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+    assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("γ", "top-1")
     assert plots.line_by([1, 10], {"one": [1, 2]}, "x", "y", log_x=True).axes[0].get_xscale() == "log"
     layers = plots.line_by(np.arange(1, 13), {"cost": np.ones(12)}, "block", "MB")

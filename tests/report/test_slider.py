@@ -35,6 +35,13 @@ def test_what_plays_has_a_button_and_a_pause() -> None:
     assert '<button type="button" aria-pressed="false">play</button>' in page and "}, 125);" in page
 
 
+def test_titles_of_the_parts_stand_above_the_picture() -> None:
+    page = slider(pictures(), ["a", "b", "c"], label="moment", titles=["left <", "right"]).data
+    heads = page[: page.index("<img")]
+    assert re.findall(r">([^<]+)</div>", heads) == ["left &lt;", "right"]
+    assert "right" not in slider(pictures(), ["a", "b", "c"], label="moment").data
+
+
 def test_two_sliders_on_a_page_do_not_meet() -> None:
     names = {
         re.search(r'id="(slider-\w+)"', slider(pictures(n), ["x"] * n, label=label).data)[1]  # type: ignore[index]
