@@ -498,7 +498,7 @@ dataclasses.replace(tables.table3(config), name="")
 
 # %% [markdown]
 # Mind the columns: accuracy is that of the student trained here, memory is counted on ViT-B/16 with its calibrated share, and on the
-# model that was trained where the head says so.
+# model that was trained where the row says so.
 #
 # ## What the paper leaves open
 #

@@ -123,8 +123,8 @@ table3 = tables.table3(config, seeds=seeds)
 table3
 
 # %% [markdown]
-# Mind the heads of the columns: accuracy and memory need not be of the same model. The column marked *calibrated* has the
-# paper's ratio because we chose the decay so that it has; the others are as they fall, and chapter 5 says what each counts.
+# Mind the heads of the columns: accuracy and memory need not be of the same model. What is marked *calibrated* has the paper's ratio
+# because we chose the decay so that it has; the other rows of the lower table are as they fall, and chapter 5 says what each counts.
 #
 # Remarks on the paper's columns. The gain of 0.26 points is about 12 of the 4,562 test clips. The memory column has no
 # protocol: what was measured, at which batch and precision, is not said.

@@ -316,7 +316,7 @@ Markdown(f"**What do we see?** {text}")
 
 # %% tags=["remove-input"]
 made_by = [run for s in here.values() for run in s.runs]
-Markdown(f"<small>{tables.provenance(made_by)}</small>")
+Markdown(tables.small(tables.provenance(made_by)))
 
 # %% [markdown]
 # ## Summary

@@ -403,4 +403,4 @@ def _difference(runs: Mapping[int, Run], first: Mapping[int, Run], split: str) -
 def points(difference: tuple[float, float, float]) -> str:
     """A difference and its interval, as the tables write them."""
     mean, low, high = difference
-    return f"{mean:+.2f}" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")
+    return f"{mean:+.2f} {tables.interval_cell(low, high)}".rstrip()

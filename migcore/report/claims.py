@@ -305,7 +305,7 @@ def _cautions(rows: Sequence[Comparison]) -> str:
 
 def interval_text(row: Comparison) -> str:
     """The interval of a comparison, as the tables write it; "" where there is none."""
-    return "" if np.isnan(row.low) else f"[{row.low:.1f}, {row.high:.1f}]"
+    return tables.interval_cell(row.low, row.high)
 
 
 def p_text(p: float) -> str:

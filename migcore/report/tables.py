@@ -16,6 +16,7 @@ notebook; as text on the command line.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -37,6 +38,8 @@ VIT = "ViT-B-16"
 RECORDED = "workstation"
 """Preset of the recorded runs that stand beside every build."""
 RECORDED_SEEDS = (0, 1, 2)
+NO_BREAK = "\N{NO-BREAK SPACE}"
+_KEYS = re.compile(r"Runs: ([0-9a-f]+(?:, [0-9a-f]+){5,}) .*")  # more than five
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class Table:
         rows: cells, as text.
         notes: lines under it: what the columns are, and which runs made them.
         divider: number of rows above the line that ends the paper's own rows; 0 for none.
+        below: a table without a number that belongs to it, and stands between it and its notes.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Table:
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     divider: int = 0
+    below: Table | None = None
 
     def to_text(self) -> str:
         """Aligned columns for a terminal."""
@@ -133,27 +138,62 @@ class Table:
         out.insert(1, rule)
         if self.divider:
             out.insert(2 + self.divider, rule)
-        return "\n".join([self.caption, *out, *self.notes]) + "\n"
+        below = ["", *self.below.to_text().splitlines(), ""] if self.below else []
+        return "\n".join([self.caption, *out, *below, *self.notes]) + "\n"
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
+        head = "".join(f'<th scope="col">{_whole(html.escape(c))}</th>' for c in self.columns)
         body = ""
         for first, *others in self.rows:
             cells = "".join(f"<td>{html.escape(c)}</td>" for c in others)
             body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
-        notes = "".join(f"<p><small>{html.escape(n)}</small></p>" for n in self.notes)
+        notes = "".join(_folded(n) or f"<p><small>{html.escape(n)}</small></p>" for n in self.notes)
         caption = f"<caption>{html.escape(self.caption)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+        below = self.below._repr_html_() if self.below else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}{notes}"
 
     def _repr_markdown_(self) -> str:
         def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-        rows = [line(self.columns), line(["---"] * len(self.columns)), *(line(row) for row in self.rows)]
-        notes = "\n\n".join(f"<small>{note}</small>" for note in self.notes)
+        rows = [
+            line(list(map(_whole, self.columns))),
+            line(["---"] * len(self.columns)),
+            *(line(row) for row in self.rows),
+        ]
+        after = "\n\n".join(small(note) for note in self.notes)
+        if self.below:
+            after = f"{self.below._repr_markdown_()}\n{after}"
         if not self.name:
-            return "\n".join([f"**{self.caption}**", "", *rows, "", notes, ""])
-        return "\n".join([f":::{{table}} {self.caption}", f":name: {self.name}", "", *rows, ":::", "", notes, ""])
+            return "\n".join([f"**{self.caption}**", "", *rows, "", after, ""])
+        return "\n".join([f":::{{table}} {self.caption}", f":name: {self.name}", "", *rows, ":::", "", after, ""])
+
+
+def _whole(head: str) -> str:
+    """A head in which Top-1 and ViT-B/16 do not break."""
+    return re.sub(r"\w+-[\dA-Z][\w/]*", r'<span style="white-space: nowrap">\g<0></span>', head)
+
+
+def small(note: str) -> str:
+    """A note under a table as Markdown: in small letters, and of more than five runs their number, which unfolds."""
+    return _folded(note) or f"<small>{note}</small>"
+
+
+def _folded(note: str) -> str:
+    """HTML of what :func:`provenance` says of more than five runs; "" for any other note.
+
+    Printed, it is unfolded by the book's script.
+    """
+    named = _KEYS.fullmatch(note)
+    if named is None:
+        return ""
+    count = len(named[1].split(", "))
+    return f'<details class="runs"><summary>{count} runs</summary>{html.escape(note)}</details>'
+
+
+def interval_cell(low: float, high: float) -> str:
+    """An interval as the tables write it, which breaks nowhere: [51.7, 62.4]; "" where there is none (NaN)."""
+    return "" if np.isnan(low) else f"[{low:.1f},{NO_BREAK}{high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -172,8 +212,7 @@ class Score:
         """Top-1 with interval, and top-5."""
         mark = "" if len(self.runs) == self.seeds else f" ({len(self.runs)} of {self.seeds} seeds)"
         mark += " †" if any(run.stale for run in self.runs) else ""
-        interval = "" if np.isnan(self.low) else f" [{self.low:.1f}, {self.high:.1f}]"
-        return [f"{self.top1:.2f}{interval}{mark}", f"{self.top5:.2f}"]
+        return [f"{self.top1:.2f} {interval_cell(self.low, self.high)}".rstrip() + mark, f"{self.top5:.2f}"]
 
 
 def find_runs(
@@ -342,7 +381,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """Which runs made a table: presets, devices, commits and dates."""
+    """Which runs made a table: keys, devices, dates and commits. :func:`small` makes Markdown of it."""
     if not runs:
         return "No run of this build is in the ledger."
     made = sorted({f"{run.device or 'cpu'}, {run.created[:10]}, commit {run.commit[:10] or 'unknown'}" for run in runs})
@@ -398,7 +437,7 @@ def _legend(config: Preset, runs: Sequence[Run]) -> list[str]:
     split = "val" if runs and all(not run.metrics.get("test") for run in runs) else "test"
     lines = [
         f"In percent. The paper's columns were measured on iMiGUE's test set, this build's on the {split} clips of"
-        f" {_data(config)}: only orders of rows can be compared across them. Brackets: 95 % interval over subjects."
+        f" {_data(config)}: only orders of rows can be compared across them. {_brackets(runs)}"
         " Under the paper's nine rows stand rows of our own."
     ]
     return [*lines, *older(runs)]
@@ -407,6 +446,14 @@ def _legend(config: Preset, runs: Sequence[Run]) -> list[str]:
 def is_real(config: Preset) -> bool:
     """Whether a preset's clips show real people, not the studio's drawn ones."""
     return config.studio is None or bool(config.data.root)
+
+
+def _brackets(runs: Sequence[Run]) -> str:
+    """What the brackets hold, and what they cannot where a cell is the mean over several of these runs."""
+    trained = {(run.experiment, run.preset, run.seed) for run in runs}
+    several = len({each[:2] for each in trained}) < len(trained)
+    over = "Of means over seeds, it is for these trainings: what a new seed would change is not in it."
+    return "Brackets: 95 % interval over subjects." + (f" {over}" if several else "")
 
 
 def _data(config: Preset) -> str:
@@ -445,7 +492,7 @@ def table2(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     ours = [run for source in sources for run in source.find("ours").values()]
     return Table(
         "tab-2", "The impact of different weights on the results", columns, rows, divider=len(PAPER_TABLE2),
-        notes=[*_legend2(config, ours), *older([*used, *ours]), provenance([*used, *ours])],
+        notes=[*_legend2(config, [*used, *ours], ours), *older([*used, *ours]), provenance([*used, *ours])],
     )  # fmt: skip
 
 
@@ -514,12 +561,12 @@ def _found_rows(source: _Source, sources: Sequence[_Source]) -> list[list[str]]:
     return rows or [row(title, ["", "", ""], NOT_RUN, NOT_RUN)]
 
 
-def _legend2(config: Preset, ours: Sequence[Run]) -> list[str]:
+def _legend2(config: Preset, used: Sequence[Run], ours: Sequence[Run]) -> list[str]:
     lines = [
         "In percent. RGB is the distilled video student with token decay, joint and limb are the text-aligned PoseC3D"
         f" networks, of the same seed. Their {config.search.kind} are added with the weights as printed; a common"
         " factor changes no prediction, so a sum of 1.4 is no mistake in itself. The paper's column was measured on"
-        f" iMiGUE's test set, this build's on {_data(config)}; brackets: 95 % interval over subjects."
+        f" iMiGUE's test set, this build's on {_data(config)}. {_brackets(used)}"
     ]
     for run in ours:
         search = run.extra["search"]
@@ -542,12 +589,15 @@ class Measure:
 
     Attributes:
         head: what is measured, on which model, and its unit.
+        what, tower: the same as cells of a row, the protocol left to a note.
         values: without and with.
         digits: after the point.
         calibrated: the decay was chosen so that the ratio is the printed one: no evidence for it.
     """
 
     head: str
+    what: str
+    tower: str
     values: tuple[float, float]
     digits: int = 2
     calibrated: bool = False
@@ -557,6 +607,10 @@ class Measure:
         """With decay by without."""
         without, decayed = self.values
         return decayed / without
+
+    def cells(self) -> list[str]:
+        """Without and with, rounded."""
+        return [f"{value:.{self.digits}f}" for value in self.values]
 
 
 @lru_cache(maxsize=32)
@@ -579,17 +633,34 @@ def measures(config: Preset) -> list[Measure]:
     found = [
         Measure(
             f"saved for backward, {name}, 8 frames, batch 1, float32, attention written out, GiB (calibrated)",
+            "saved for backward, attention written out, GiB (calibrated)", name,
             _pair(cost.saved_bytes / 2**30 for cost in plain),
             calibrated=True,
         ),
-        Measure(f"the same with fused attention, {name}, GiB", _pair(cost.saved_bytes / 2**30 for cost in fused)),
-        Measure(f"forward pass, {name}, GFLOP", _pair(cost.flops / 1e9 for cost in plain), digits=0),
-        Measure(f"tokens of a frame into the last block, {name}", _pair(c.tokens[-1] for c in plain), digits=0),
-    ]
+        Measure(
+            f"the same with fused attention, {name}, GiB",
+            "saved for backward, fused attention, GiB", name,
+            _pair(cost.saved_bytes / 2**30 for cost in fused),
+        ),
+        Measure(
+            f"forward pass, {name}, GFLOP",
+            "forward pass, GFLOP", name,
+            _pair(cost.flops / 1e9 for cost in plain),
+            digits=0,
+        ),
+        Measure(
+            f"tokens of a frame into the last block, {name}",
+            "tokens of a frame into the last block", name,
+            _pair(cost.tokens[-1] for cost in plain),
+            digits=0,
+        ),
+    ]  # fmt: skip
     if trained != VIT:
-        head = f"saved for backward, {model_name(trained)} (trained here), attention written out, MiB (calibrated)"
+        own = f"{model_name(trained)} (trained here)"
+        head = f"saved for backward, {own}, attention written out, MiB (calibrated)"
+        what = "saved for backward, attention written out, MiB (calibrated)"
         saved = _pair(cost.saved_bytes / 2**20 for cost in _both(trained, vclip, "written"))
-        found.append(Measure(head, saved, digits=1, calibrated=True))
+        found.append(Measure(head, what, own, saved, digits=1, calibrated=True))
     return found
 
 
@@ -611,6 +682,8 @@ def model_name(name: str) -> str:
 def table3(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     """Table 3: token decay, the accuracy of the student trained here beside the memory of ViT-B/16.
 
+    The table has the paper's columns, each with ours. Below it stands every measure that was counted.
+
     Args:
         config: preset of this build.
         seeds: over which ours are averaged.
@@ -618,10 +691,10 @@ def table3(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
     experiments_of_rows = ("froster", STREAMS[0])
     here, *others = _sources(config, seeds)
     sources = [here, *(source for source in others if any(source.find(name) for name in experiments_of_rows))]
-    taken = measures(config)
+    memory_of_vit, *_ = taken = measures(config)
     columns = ["Model", "token decay", "paper Top-1", "paper Mem (G)"]
     columns += [f"{source.head} Top-1, {model_name(source.config.teacher.name)}" for source in sources]
-    columns += [measure.head for measure in taken]
+    columns += [f"saved, GiB, {memory_of_vit.tower} (calibrated)"]
     rows: list[list[str]] = []
     used: list[Run] = []
     for row, (model, decay, top1, memory) in enumerate(PAPER_TABLE3):
@@ -630,19 +703,21 @@ def table3(config: Preset, seeds: Sequence[int] = (0,)) -> Table:
             found = source.score(experiments_of_rows[row])
             cells.append(found.cells()[0] if found else NOT_RUN)
             used += found.runs if found else []
-        rows.append(cells + [f"{m.values[row]:.{m.digits}f}" for m in taken])
+        rows.append([*cells, memory_of_vit.cells()[row]])
     split = "val" if used and all(not run.metrics.get("test") for run in used) else "test"
     notes = [
-        f"Top-1 in percent; the paper's on iMiGUE's test set, this build's on the {split} clips of {_data(config)};"
-        " brackets: 95 % interval over subjects. Here both rows are one video student, trained alike: without text"
-        " alignment, skeletons or fusion.",
-        "The paper does not say what its memory column measures. The decay is calibrated: the share of patches that"
-        " stay was chosen so that the bytes that a forward pass in training saves for the backward pass fall by the"
-        f" printed 1.28/1.88 = {PRINTED_RATIO:.2f}. That this ratio comes out is therefore no evidence. The other"
-        " columns are as they fall: with decay by without, "
-        + ", ".join(f"{m.ratio:.2f} ({m.head.removesuffix(' (calibrated)')})" for m in taken if not m.calibrated)
-        + ".",
+        f"Top-1 in percent; the paper's on iMiGUE's test set, this build's on the {split} clips of {_data(config)}."
+        f" {_brackets(used)} Here both rows are one video student, trained alike: without text alignment, skeletons or"
+        " fusion.",
+        "The paper does not say what its memory column measures. Ours is what a forward pass in training saves for the"
+        " backward pass, with attention written out. The decay is calibrated: the share of patches that stay was chosen"
+        f" so that this falls by the printed 1.28/1.88 = {PRINTED_RATIO:.2f}. That this ratio comes out is therefore no"
+        " evidence. The other measures are as they fall. All are counted for 8 frames, batch 1, float32.",
         *older(used),
         provenance(used),
     ]
-    return Table("tab-3", "The impact of token decay on the results", columns, rows, notes=notes)
+    below = Table(
+        "", "What token decay saves, by several measures", ["Measure", "tower", "without", "with", "ratio"],
+        [[m.what, m.tower, *m.cells(), f"{m.ratio:.2f}"] for m in taken],
+    )  # fmt: skip
+    return Table("tab-3", "The impact of token decay on the results", columns, rows, notes=notes, below=below)

@@ -359,7 +359,9 @@ def test_tables_show_every_claim_and_every_comparison(book: Ledger) -> None:
     assert len(rows.rows) == 4 and sum(len(v.rows) for v in found) == 6  # two claims look at the same pairs
     plain = next(row for row in rows.rows if row[1] == "plain fine-tuning")
     assert plain[:5] == ["distilled, all tokens", "plain fine-tuning", "0", "200 test", "+30.00"]
-    assert plain[6:] == ["< 0.001", "< 0.001"] and plain[5] == "[30.0, 30.0]"  # every subject has lost six of twenty
+    assert (
+        plain[6:] == ["< 0.001", "< 0.001"] and plain[5] == "[30.0,\N{NO-BREAK SPACE}30.0]"
+    )  # every subject has lost six of twenty
     assert next(row for row in rows.rows if row[0] == "distilled, with decay")[7] == "1.000"
     alone = claims.comparisons([v for v in found if v.claim.name == "decay-accuracy"])
     assert [row[7] for row in alone.rows] == ["not tested"] * 2

@@ -167,7 +167,7 @@ def test_our_numbers_come_from_the_runs(book: Ledger) -> None:
     logits = book.load_arrays(run, "test")
     right = metrics.correct(logits["logits"], logits["labels"])
     interval = metrics.bootstrap_interval(right, np.arange(40) % 4, rng=np.random.default_rng(0))
-    assert row[4] == f"50.00 [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    assert row[4] == f"50.00 [{100 * interval[0]:.1f},\N{NO-BREAK SPACE}{100 * interval[1]:.1f}]"
     assert row[5] == f"{100 * run.metrics['test']['top5']:.2f}"
     text = tables.table1(SMOKE).to_text()
     assert run.key in text and "commit abcdef0123" in text and "2024-01-01" in text and "cpu" in text
@@ -235,7 +235,7 @@ def test_the_printed_weights_are_put_on_our_streams(book: Ledger) -> None:
             )
             expected = 100 * (np.asarray(fused).argmax(1) == labels).mean()
             assert row[column].split(" [")[0] == f"{expected:.2f}"
-        assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d, \d+\.\d\]", row[6])
+        assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d,\xa0\d+\.\d\]", row[6])
     assert len({row[6] for row in rows}) > 4  # weights matter here, or nothing was tested
     assert [row[0] for row in rows[:3]] == ["RGB alone", "joint alone", "limb alone"]
     assert "best printed" in rows[6][0] and "1.4" in rows[8][0]
@@ -334,22 +334,28 @@ def modules_of(name: str) -> list[str]:
 
 def test_table_3_names_the_model_of_every_measure() -> None:
     table = tables.table3(SMOKE)
-    measured = table.columns[5:]
-    assert [head for head in measured if "ViT-B/16" in head] == measured[:4] and "miniature" in measured[4]
-    assert table.columns[4].endswith("Top-1, miniature")
-    assert [row[5:] for row in table.rows] == [
-        ["0.98", "0.73", "300", "197", "2.0"], ["0.49", "0.37", "200", "100", "1.0"],
-    ]  # fmt: skip
-    assert ["(calibrated)" in head for head in measured] == [True, False, False, False, True]
+    assert table.columns[:4] == ["Model", "token decay", "paper Top-1", "paper Mem (G)"]
+    assert table.columns[4].endswith("Top-1, miniature") and table.columns[5:] == ["saved, GiB, ViT-B/16 (calibrated)"]
+    assert [row[5:] for row in table.rows] == [["0.98"], ["0.49"]]
+    assert table.below is not None
+    assert [row[1:] for row in table.below.rows] == [
+        ["ViT-B/16", "0.98", "0.49", "0.50"],
+        ["ViT-B/16", "0.73", "0.37", "0.50"],
+        ["ViT-B/16", "300", "200", "0.67"],
+        ["ViT-B/16", "197", "100", "0.51"],
+        ["miniature (trained here)", "2.0", "1.0", "0.50"],
+    ]
+    assert ["(calibrated)" in row[0] for row in table.below.rows] == [True, False, False, False, True]
+    assert [m.calibrated for m in tables.measures(SMOKE)] == [True, False, False, False, True]
     text = table.to_text()
-    assert "1.28/1.88 = 0.68" in text and "no evidence" in text and "0.50 (the same with fused attention" in text
+    assert "1.28/1.88 = 0.68" in text and "no evidence" in text and "8 frames, batch 1, float32" in text
 
 
 def test_a_trained_vit_is_measured_once() -> None:
     config = preset("smoke", {"teacher.name": "ViT-B-16", "student.vclip.keep": ",".join(map(str, KEEP_VIT_B16))})
     table = tables.table3(config)
-    assert table.columns[4].endswith("Top-1, ViT-B/16") and len(table.columns) == 9
-    assert "trained here" not in " ".join(table.columns)
+    assert table.columns[4].endswith("Top-1, ViT-B/16") and len(table.columns) == 6
+    assert table.below is not None and [row[1] for row in table.below.rows] == ["ViT-B/16"] * 4
 
 
 def test_the_decay_of_the_trained_model_gives_the_printed_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,6 +398,45 @@ def test_html_markdown_and_text_show_the_same_cells() -> None:
     assert table.to_text().splitlines() == [
         "What <it> shows", "a|b    c", "---------", "1 & 2  <3", "---------", "4", "A note.",
     ]  # fmt: skip
+
+
+def test_a_table_below_stands_between_a_table_and_its_notes() -> None:
+    below = Table("", "Part", ["Top-1 of ViT-B/16", "d"], [["5", "6"]])
+    table = Table("tab-x", "Whole", ["a", "c"], [["1", "2"]], notes=["A note."], below=below)
+    assert table.to_text().splitlines() == [
+        "Whole", "a  c", "----", "1  2", "", "Part", "Top-1 of ViT-B/16  d", "--------------------",
+        "5                  6", "", "A note.",
+    ]  # fmt: skip
+    page = Cells()
+    page.feed(table._repr_html_())
+    assert page.text[:5] == ["Whole", "a", "c", "1", "2"] and page.text[-3:] == ["5", "6", "A note."]
+    assert "".join(page.text[5:9]) == "PartTop-1 of ViT-B/16"
+    text = table._repr_markdown_()
+    assert text.index(":::\n\n**Part**") < text.index("| 5 | 6 |") < text.index("<small>A note.</small>")
+    assert '<span style="white-space: nowrap">ViT-B/16</span>' in text
+
+
+def test_many_runs_are_folded(book: Ledger) -> None:
+    runs = [add(book, "posec3d_joint", SMOKE, seed, device="<gpu>") for seed in range(6)]
+    few, many = tables.provenance(runs[:5]), tables.provenance(runs)
+    assert tables.small(few) == f"<small>{few}</small>" and tables.small("Runs: none.") == "<small>Runs: none.</small>"
+    folded = tables.small(many)
+    assert folded.startswith('<details class="runs"><summary>6 runs</summary>Runs: ') and "\n" not in folded
+    assert all(run.key in folded for run in runs) and "&lt;gpu&gt;" in folded and "commit abcdef0123" in folded
+    table = Table("tab-x", "What", ["a"], [["1"]], notes=["A note.", many])
+    assert f"<small>A note.</small>\n\n{folded}\n" in table._repr_markdown_()
+    assert table._repr_html_().endswith(f"<p><small>A note.</small></p>{folded}")
+    assert table.to_text().endswith(f"{many}\n")
+
+
+def test_means_over_seeds_say_what_their_interval_leaves_out(book: Ledger) -> None:
+    made = tables.table1, tables.table2, tables.table3
+    add_ours(book)
+    add(book, "froster", SMOKE)
+    assert not any("new seed" in make(SMOKE, (0, 1)).to_text() for make in made), "one run each: nothing is averaged"
+    add_ours(book, seed=1)
+    assert all("what a new seed would change is not in it" in make(SMOKE, (0, 1)).to_text() for make in made)
+    assert not any("new seed" in make(SMOKE).to_text() for make in made)
 
 
 def test_names_are_those_that_pages_refer_to() -> None:
