@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 
+from migcore import __version__
 from migcore.errors import ConfigError, DataError, MigcoreError, StorageError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Studio:
         if config is None:
             raise ConfigError(f"preset {self.preset} has no studio", hint="Choose smoke, laptop or workstation")
         config = override(config, {"seed": self.seed, **_values(self.overrides)})
+        if config.seed < 0:
+            raise ConfigError(f"seed {config.seed}", hint="seeds are whole numbers, 0 or more")
         started = time.perf_counter()
         write_studio(self.out, config)
         from migcore.data.imigue import open_dataset
@@ -177,7 +180,7 @@ class Backbone:
 class Train:
     """Run an experiment, or load its run if it is in the ledger."""
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
     """zero_shot, linear_probe, vclip, froster, froster_decay, posec3d_joint, posec3d_limb, posec3d_joint_text,
     posec3d_limb_text, posec3d_fusion, ours, stgcn, hyperformer, trn, evl, dscnet_dense, dscnet_sparse, dscnet,
     difficulty_skeleton or difficulty_film"""
@@ -247,7 +250,9 @@ class Tables(_OfRuns):
 class Ablate(_OfRuns):
     """Print ablations: the method with one part of it changed; runs that are missing are made first."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PART ...]", help_behavior_hint="")
+    ] = ()
     """alpha, beta, distance, boundary, decay, average, gamma, head, alignment, fusion, reduction or budgets; default
     all but the last"""
 
@@ -302,7 +307,9 @@ class ListRuns:
 class RecordRuns:
     """Copy fresh runs to the recorded ones (results/)."""
 
-    keys: tyro.conf.Positional[tuple[str, ...]] = ()
+    keys: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
+    ] = ()
     """of the runs, or their first digits"""
 
     def run(self) -> None:
@@ -321,7 +328,9 @@ class PackRuns:
 
     out: tyro.conf.Positional[Path]
     """archive to write, such as runs.zip"""
-    keys: tyro.conf.Positional[tuple[str, ...]] = ()
+    keys: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
+    ] = ()
     """of the runs, or their first digits; default all"""
     unfinished: bool = False
     """also the newest checkpoint of each run that is not finished, from which it goes on"""
@@ -378,8 +387,10 @@ class Runs:
 class Bench:
     """Time the parts of the package beside their naive references."""
 
-    parts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """default all"""
+    parts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PART ...]", help_behavior_hint="")
+    ] = ()
+    """joint_heatmaps, limb_heatmaps, posec3d, teacher or video_tower; default all"""
     device: str = "cpu"
     """a torch device"""
     repeats: int = 5
@@ -532,14 +543,18 @@ def _one_line(message: Warning | str, *_: Any) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command = None
+    command, words = None, list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
+            if words == ["--version"]:
+                print(f"migcore {__version__}")
+                return 0
             command = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="migcore",
-                description="Micro-gesture classification with CLIP: data, training and tables of the companion book.",
-                args=None if arguments is None else list(arguments),
+                description="Micro-gesture classification with CLIP: data, training and tables of the companion book. "
+                "`migcore --version` tells the version.",
+                args=words,
             )
             with contextlib.nullcontext() if isinstance(command, _GO_ON) else _unwound():
                 command.run()

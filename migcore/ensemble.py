@@ -1,5 +1,12 @@
 """Fusion of streams (paper, section 2.5): Eq. 7, a weighted sum of what the models say, and the search of its weights.
 
+Found on one split, used on another (``val``, ``test``: logits [N, C] of each stream, by name)::
+
+    from migcore.ensemble import fuse, search_weights
+
+    found = search_weights(val, labels_val, classes=5)
+    fuse(test, found.weights).argmax(1)  # predictions
+
 Letters: N clips, C classes, S streams, G points of the grid, P classes that the search split has.
 
 Choices:
@@ -43,7 +50,8 @@ def fuse(
     """Eq. 7: ``Y = w₁ y₁ + w₂ y₂ + w₃ y₃``, for any number of streams.
 
     Args:
-        streams: logits [N, C] of each stream, by name, of the same clips in the same order.
+        streams: logits [N, C] of each stream, by name, of the same clips in the same order; logits with either kind:
+            their soft-max is taken here.
         weights: a number not below 0 for each of them, at least one above.
         kind: sum soft-max probabilities, or the logits themselves.
 
@@ -114,13 +122,13 @@ def search_weights(
     and squares are compared as whole numbers and fractions, without rounding.
 
     Args:
-        streams: logits [N, C] of each stream, by name, of the same clips in the same order.
+        streams: logits [N, C] of each stream, by name, of the same clips in the same order; logits with either kind.
         labels: [N] integers 0..C-1, or -1 for clips without label, which are left out.
         step: distance of two neighbouring weights; one divided by it is a whole number.
         split: name of the clips' split, which is recorded.
         kind: sum soft-max probabilities, or the logits themselves.
         metric: field of :func:`migcore.metrics.classification` that is made as large as possible.
-        classes: C.
+        classes: C, the width of the logits; iMiGUE's 32 if nothing is said.
 
     Raises:
         ConfigError: there is no stream, ``step`` does not divide 1, the grid has more than a million points, or

@@ -1,7 +1,8 @@
 """The one family of errors a user of migcore has to know.
 
-A message says what was wrong, where (file, row), and what to do about it. Wrong input never ends in a traceback from
-torch or pandas.
+A message says what was wrong, where (file, row), and what to do about it. Wrong files, wrong shapes and wrong values
+end in a MigcoreError. An argument of the wrong Python type (a number for a path, an array for a tensor) is Python's own
+error, or that of the library it is handed to.
 """
 
 from __future__ import annotations

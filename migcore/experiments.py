@@ -1,6 +1,10 @@
 """The experiments by name, and their runs: made, or loaded from the ledger.
 
-    run("posec3d_joint", preset("laptop"), seed=0)
+::
+
+    from migcore import experiments
+    run = experiments.run("posec3d_joint", "smoke", seed=0)  # or a preset with changes: presets.preset("smoke", {…})
+    run.metrics["test"]["top1"]
 
 This is the one place that says which preset fields, which modules and which other runs decide an experiment's numbers;
 what it does is in :mod:`migcore.recipes`. A run whose key is in the ledger is loaded, not repeated.
@@ -24,9 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from migcore import recipes
+from migcore import presets, recipes
 from migcore.data.imigue import ClipIndex, open_dataset
 from migcore.errors import ConfigError
 from migcore.files import locked
@@ -74,12 +79,32 @@ def ledger() -> Ledger:
     return Ledger(runs_folder(), None if root is None else root / "results")
 
 
-def data_folder(preset: Preset) -> Path:
+def _preset(given: Preset | str) -> Preset:
+    """A preset, also from its name. ConfigError if it is neither."""
+    if isinstance(given, str):
+        return presets.preset(given)
+    if not isinstance(given, Preset):
+        raise ConfigError(f"a preset that is a {type(given).__name__}", hint='give preset("laptop"), or its name')
+    return given
+
+
+def _seed(given: int) -> int:
+    """A seed. ConfigError if it is none."""
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not 0 <= given < 2**63:
+        raise ConfigError(f"seed {given!r}", hint="seeds are whole numbers, 0 or more")
+    return int(given)
+
+
+def data_folder(preset: Preset | str) -> Path:
     """Folder of a preset's clips: ``data.root``, else that of its studio under :func:`runs_folder`.
+
+    Args:
+        preset: itself, or its name.
 
     Raises:
         ConfigError: the preset has neither.
     """
+    preset = _preset(preset)
     if preset.data.root:
         return Path(preset.data.root).expanduser()
     if preset.studio is None:
@@ -91,14 +116,18 @@ def data_folder(preset: Preset) -> Path:
     return runs_folder() / "data" / f"studio-{preset.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
 
 
-def dataset(preset: Preset) -> ClipIndex:
+def dataset(preset: Preset | str) -> ClipIndex:
     """The clips of a preset; its studio is made first if it is not there yet (minutes; it can be interrupted).
+
+    Args:
+        preset: itself, or its name.
 
     Raises:
         ConfigError: the preset names no data.
         DataError: the folder is not as it should be, or a clip is damaged and ``data.skip_bad`` is not set.
         StorageError: the disk is full.
     """
+    preset = _preset(preset)
     folder = data_folder(preset)
     if not preset.data.root and not (folder / "identity.json").is_file():
         assert preset.studio is not None  # data_folder has seen to it
@@ -109,12 +138,13 @@ def dataset(preset: Preset) -> ClipIndex:
     return open_dataset(folder, column_map=config.column_map, skip_bad=config.skip_bad, first_frame=config.first_frame)
 
 
-def dataset_at_hand(preset: Preset) -> ClipIndex | None:
+def dataset_at_hand(preset: Preset | str) -> ClipIndex | None:
     """The clips of a preset if they are on this machine; nothing is made.
 
     Raises:
         DataError: as :func:`dataset`.
     """
+    preset = _preset(preset)
     if not preset.data.root and (preset.studio is None or not (data_folder(preset) / "identity.json").is_file()):
         return None
     return dataset(preset)
@@ -377,14 +407,17 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def key(name: str, preset: Preset, seed: int, data: str) -> str:
+def key(name: str, preset: Preset | str, seed: int, data: str) -> str:
     """Key of a run (:func:`migcore.ledger.run_key`), with those of the runs it depends on.
 
     Args:
-        name, preset, seed: which run.
+        name, preset, seed: which run, as for :func:`run`.
         data: :func:`identity` of its clips.
+
+    Raises:
+        ConfigError: no such experiment, preset or seed.
     """
-    this = experiment(name)
+    this, preset, seed = experiment(name), _preset(preset), _seed(seed)
     depends = {other: key(other, preset, seed, data) for other in this.depends}
     return run_key({**_resolved(name, preset, seed), "depends": depends}, data, list(this.modules))
 
@@ -394,18 +427,22 @@ def _resolved(name: str, preset: Preset, seed: int) -> dict[str, Any]:
     return canonical({"experiment": name, "seed": seed if this.random else 0, **this.config(preset)})
 
 
-def lookup(name: str, preset: Preset, seed: int = 0, index: ClipIndex | None = None) -> Run | None:
+def lookup(name: str, preset: Preset | str, seed: int = 0, index: ClipIndex | None = None) -> Run | None:
     """The run of an experiment if there is one; nothing is trained.
 
     Args:
-        name, preset, seed: which run.
+        name, preset, seed: which run, as for :func:`run`.
         index: its clips, if they are at hand: then a run on these very clips is preferred.
 
     Returns:
         the run, or the newest one filed under that preset and seed, with ``stale`` set when its code, configuration or
         data are not today's.
+
+    Raises:
+        ConfigError: no such experiment, preset or seed.
+        LedgerError: a record is damaged.
     """
-    this, book = experiment(name), ledger()
+    this, book, preset, seed = experiment(name), ledger(), _preset(preset), _seed(seed)
     seed = seed if this.random else 0
     if index is not None:
         run = book.get(key(name, preset, seed, identity(index)))
@@ -425,13 +462,13 @@ def lookup(name: str, preset: Preset, seed: int = 0, index: ClipIndex | None = N
     return run
 
 
-def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True, weights: bool = False) -> Run:
+def run(name: str, preset: Preset | str, seed: int = 0, *, wait: bool = True, weights: bool = False) -> Run:
     """Run an experiment, or load its run if its key is in the ledger.
 
     Args:
         name: one of :data:`EXPERIMENTS`.
-        preset: sizes, recipe and data.
-        seed: of weights, order and augmentation.
+        preset: sizes, recipe and data; a preset, or the name of one.
+        seed: of weights, order and augmentation, 0 or more.
         wait: when another process is making this very run, wait for it and load its result; else refuse.
         weights: the trained weights are wanted too: a recorded run, which has none, is made again (of a fusion, those
             that it depends on).
@@ -440,17 +477,18 @@ def run(name: str, preset: Preset, seed: int = 0, *, wait: bool = True, weights:
         the run, with metrics of every split that has labels.
 
     Raises:
-        ConfigError: no such experiment.
+        ConfigError: no such experiment, preset or seed.
         DataError, CheckpointError: data or weights are missing or damaged.
-        LedgerError: another process is making this run and ``wait`` is false.
+        LedgerError: another process is making this run and ``wait`` is false; the record of this run is damaged.
         StorageError: the disk is full; call again to resume.
     """
     experiment(name)
+    preset, seed = _preset(preset), _seed(seed)
     return _run(name, preset, seed, dataset(preset), wait, weights)
 
 
 def run_all(
-    names: Sequence[str], preset: Preset, seed: int = 0, *, processes: int = 2, weights: bool = False
+    names: Sequence[str], preset: Preset | str, seed: int = 0, *, processes: int = 2, weights: bool = False
 ) -> dict[str, Run]:
     """Run several experiments of a preset side by side (:func:`run_many`).
 
@@ -463,7 +501,7 @@ def run_all(
 
 
 def run_many(
-    jobs: Sequence[tuple[str, Preset]], seed: int = 0, *, processes: int = 2, weights: bool = False
+    jobs: Sequence[tuple[str, Preset | str]], seed: int = 0, *, processes: int = 2, weights: bool = False
 ) -> list[Run]:
     """Run several experiments, those that can be side by side in processes of their own.
 
@@ -482,6 +520,10 @@ def run_many(
     Raises:
         as :func:`run`.
     """
+    return _run_many([(name, _preset(preset)) for name, preset in jobs], _seed(seed), processes, weights)
+
+
+def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, weights: bool) -> list[Run]:
     opened: dict[tuple[Path, DataConfig], ClipIndex] = {}  # once for all: real data take a while
 
     def index_of(preset: Preset) -> ClipIndex:
@@ -492,7 +534,7 @@ def run_many(
 
     fused = [(other, p) for name, p in jobs if not experiment(name).weights for other in experiment(name).depends]
     if weights and fused:
-        run_many(fused, seed, processes=processes, weights=True)
+        _run_many(fused, seed, processes, weights=True)
     todo: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
     first: dict[str, tuple[str, Preset]] = {}
     for name, preset in jobs:
@@ -503,7 +545,7 @@ def run_many(
             todo[this] = name, preset
             first |= {key(other, preset, seed, data): (other, preset) for other in experiment(name).depends}
     if missing := [job for this, job in first.items() if ledger().get(this) is None]:
-        run_many(missing, seed, processes=processes)
+        _run_many(missing, seed, processes, weights=False)
         todo = {this: job for this, job in todo.items() if this not in first or weights}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if min(len(todo), processes, cores) > 1 and not torch.cuda.is_available():

@@ -4,6 +4,27 @@
 generator draws them and to 1e-5 of it, but for a whole batch at once, after collation, on whatever device the
 keypoints are.
 
+From pixels of a film to volumes::
+
+    import numpy as np
+    import torch
+    from migcore.data.augment import compact_box, resize
+    from migcore.data.layouts import COCO17
+    from migcore.heatmaps import joint_heatmaps, limb_heatmaps
+
+    keypoints = np.random.rand(1, 48, 17, 2) * (640, 360)  # [M, T, V, 2], x and y in pixels of the film
+    scores = np.ones((1, 48, 17))  # missing: score 0, at (0, 0)
+    points, box = compact_box(keypoints, scores)  # box: left, top, right, bottom; None if they extend under 10 pixels
+    size = (360, 640) if box is None else (box[3] - box[1], box[2] - box[0])
+    points = torch.from_numpy(resize(points, size, (56, 56)))[None]
+    joints = joint_heatmaps(points, torch.from_numpy(scores)[None], (56, 56))  # [1, 17, 48, 56, 56]
+    limbs = limb_heatmaps(points, torch.from_numpy(scores)[None], (56, 56), bones=COCO17.bones)
+
+A batch of :class:`migcore.data.datasets.SkeletonClips` is placed already, in as many views K as its config asks for::
+
+    points, scores = batch["keypoints"].flatten(0, 1), batch["scores"].flatten(0, 1)  # [B K, M, T, V, 2] and so on
+    joints = joint_heatmaps(points, scores, config.test_size)  # of a training set: config.train_size
+
 Letters: B clips, M persons, T frames, V keypoints, E bones, H W pixels; R rows and P pixels of all windows together.
 
 Choices:
@@ -43,7 +64,8 @@ def joint_heatmaps(keypoints: Tensor, scores: Tensor, size: tuple[int, int], *, 
     Args:
         keypoints: [B, M, T, V, 2] floating, (x, y) in pixels of the heat-map.
         scores: [B, M, T, V] in [0, 1]. NaN counts as 0, a score under 0.001 is not drawn; a NaN or infinite coordinate
-            is a missing keypoint.
+            is a missing keypoint. A point at (0, 0) with a score above that is drawn, in the corner: give what is
+            missing score 0.
         size: (H, W) in pixels.
         sigma: standard deviation in pixels.
 

@@ -8,6 +8,26 @@ modules that decide its numbers. A run with that key is loaded, not repeated. No
 * a run is a folder ``<experiment>-seed<n>-<key>``: ``arrays.safetensors`` first, ``run.json`` last, each written whole,
   so a folder without ``run.json`` is unfinished work and nothing else;
 * one writer per run: a lock file holds process and host, and is taken over when that process is gone.
+
+By itself, for work of one's own (``mine.train`` stands for the module that decides the numbers)::
+
+    import numpy as np
+    from migcore.ledger import Ledger, Run, now, run_key, source_hash
+
+    modules = ["mine.train"]
+    config, data = {"lr": 0.1, "epochs": 3}, "my clips, version 1"
+    book, key = Ledger("runs"), run_key(config, data, modules)
+    run = book.get(key)
+    if run is None:
+        logits, labels = np.random.randn(40, 5).astype(np.float32), np.arange(40) % 5  # your training
+        run = Run(
+            key=key, experiment="mine", preset="small", seed=0, config=config, data=data,
+            code=source_hash(modules), modules=modules, created=now(),
+            metrics={"test": {"top1": float((logits.argmax(1) == labels).mean())}},
+        )
+        run = book.save(run, {"test.logits": logits, "test.labels": labels})
+    book.load_arrays(run, "test")["logits"].shape  # (40, 5)
+    [found.key for found in book.find("mine")]  # newest first; run.stale after an edit of mine/train.py
 """
 
 from __future__ import annotations
@@ -17,9 +37,11 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +53,7 @@ from typing import Any
 import numpy as np
 
 from migcore.errors import ConfigError, LedgerError
-from migcore.files import lock_holder, locked, write_json, write_together, write_whole
+from migcore.files import lock_holder, locked, write_together
 
 NO_NUMBERS = {"numbers": False}
 """Metadata of a dataclass field that cannot change a result (a path, a worker count): left out of the key."""
@@ -99,9 +121,12 @@ def hash_text(source: str, names: Sequence[str] = ()) -> str:
         names: only the top-level definitions of these names (functions, classes, constants); empty for all.
 
     Raises:
-        ConfigError: a name is not defined at the top level.
+        ConfigError: it is no Python, or a name is not defined at the top level.
     """
-    body = ast.parse(source).body
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:  # the latter: a null byte
+        raise ConfigError(f"is no Python source ({error})") from error
     if names:
         missing = set(names) - set().union(*map(_defines, body))
         if missing:
@@ -126,18 +151,35 @@ def source_hash(modules: Sequence[str]) -> str:
         64 hexadecimal digits; the order of ``modules`` does not matter.
 
     Raises:
-        ConfigError: a module or name does not exist.
+        ConfigError: a module or name does not exist, or a module has no Python source that can be read.
     """
+    if isinstance(modules, str) or not isinstance(modules, Sequence) or not all(isinstance(m, str) for m in modules):
+        raise ConfigError(f"modules {modules!r}", hint='give a list of dotted names, such as ["mine.train"]')
     found = {}
     for entry in modules:
+        path = _source_of(entry.partition(":")[0])
         try:
-            spec = importlib.util.find_spec(entry.partition(":")[0])
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None or spec.origin is None:
-            raise ConfigError(f"no module {entry.partition(':')[0]} to take the source of")
-        found[entry] = _hash_module(entry, spec.origin, os.stat(spec.origin).st_mtime_ns)
+            found[entry] = _hash_module(entry, path, os.stat(path).st_mtime_ns)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot be read ({error})", where=path) from error
+        except ConfigError as error:
+            raise ConfigError(error.message, where=path) from error
     return hashlib.sha256(canonical_json(found).encode()).hexdigest()
+
+
+def _source_of(module: str) -> str:
+    """File of a module's source. ConfigError if there is none: no such module, or one that is built in or compiled."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    except Exception as error:  # packages around it are imported: whatever their code says, it has no source to hash
+        raise ConfigError(f"no module {module} to take the source of ({error})") from error
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"no module {module} to take the source of")
+    if not spec.origin.endswith(tuple(importlib.machinery.SOURCE_SUFFIXES)):
+        raise ConfigError(f"module {module} has no Python source", hint="it is built in or compiled")
+    return spec.origin
 
 
 def run_key(config: Any, data: str, modules: Sequence[str]) -> str:
@@ -253,22 +295,60 @@ def read_run(path: Path) -> Run:
         path: a ``run.json``.
 
     Raises:
-        LedgerError: it is not a run record.
+        LedgerError: there is no such file, or it is not a run record.
     """
+    path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        run = Run(**values, folder=path.parent)
-    except (OSError, ValueError, TypeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "Give the path of a run.json"
+        raise LedgerError(f"cannot be read ({error.strerror})", where=path, hint=hint) from error
+    try:
+        run = Run(**json.loads(content.decode("utf-8")), folder=path.parent)
+    except (ValueError, TypeError, RecursionError) as error:
         hint = "Delete its folder; the run will be made again"
         raise LedgerError(f"is not a run record ({error})", where=path, hint=hint) from error
     try:
         run.stale = source_hash(run.modules) != run.code
-    except ConfigError:  # a module it was made with is gone
+    except ConfigError:  # a module it was made with is gone, or is no Python at the moment
         run.stale = True
     return run
 
 
 # -------------------------------------------------------------------------------------------------------------- ledger
+
+_EXPERIMENT, _KEY = re.compile(r"[A-Za-z0-9_]+"), re.compile(r"[0-9a-f]{16}")
+
+
+def _json(value: object) -> bytes:
+    """``value`` as indented JSON. ValueError or TypeError for what has no such form (NaN, an array, half a letter)."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _record(run: Run) -> bytes:
+    """What a run's ``run.json`` holds. LedgerError names the field that cannot be written."""
+    values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in UNSTORED}
+    for name, value in values.items():
+        try:
+            _json(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            hint = "Give JSON types alone: texts, finite numbers, bools, None, lists, and dicts with texts as keys"
+            raise LedgerError(f"field {name!r} of {run.name} cannot be written ({error})", hint=hint) from error
+    return _json(values)
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays as they are written. LedgerError names one that holds no numbers."""
+    tensors = {}
+    for name, array in arrays.items():
+        try:
+            tensors[name] = np.ascontiguousarray(array)
+        except ValueError as error:  # rows of different lengths
+            raise LedgerError(f"array {name!r} is none ({error})") from error
+        kind = tensors[name].dtype
+        if kind.kind not in "biuf" or kind.itemsize > 8:
+            raise LedgerError(f"array {name!r} is of type {kind}; numbers and bools are kept", hint="Convert it")
+    return tensors
 
 
 class Ledger:
@@ -279,7 +359,7 @@ class Ledger:
         recorded: committed records, read only (:meth:`record` adds to it); None if there are none.
     """
 
-    def __init__(self, runs: Path, recorded: Path | None = None) -> None:
+    def __init__(self, runs: str | Path, recorded: str | Path | None = None) -> None:
         self.runs, self.recorded = Path(runs), None if recorded is None else Path(recorded)
 
     def _folders(self) -> list[Path]:
@@ -291,11 +371,17 @@ class Ledger:
         Raises:
             LedgerError: its record is damaged.
         """
+        if not _KEY.fullmatch(key):
+            return None
         paths = [path for folder in self._folders() for path in sorted(folder.glob(f"*-{key}/run.json"))]
         return read_run(paths[0]) if paths else None
 
     def all(self) -> list[Run]:
-        """All runs, newest first; of a run that is both fresh and recorded, the fresh one."""
+        """All runs, newest first; of a run that is both fresh and recorded, the fresh one.
+
+        Raises:
+            LedgerError: a record is damaged.
+        """
         runs: dict[str, Run] = {}
         for folder in self._folders():
             for path in sorted(folder.glob("*-seed*-*/run.json")):
@@ -308,9 +394,15 @@ class Ledger:
 
         Args:
             experiment: its name.
-            preset: only of this preset label.
+            preset: only of this preset label (:attr:`migcore.presets.Preset.label`).
             seed: only of this seed.
+
+        Raises:
+            LedgerError: a record is damaged, also one of another experiment.
+            ConfigError: ``preset`` is no text.
         """
+        if preset is not None and not isinstance(preset, str):
+            raise ConfigError(f"preset is a label, not a {type(preset).__name__}", hint="Give config.label")
         return [
             run
             for run in self.all()
@@ -318,7 +410,18 @@ class Ledger:
         ]
 
     def folder(self, run: Run) -> Path:
-        """Where a fresh run is written (it need not exist yet)."""
+        """Where a fresh run is written (it need not exist yet).
+
+        Raises:
+            LedgerError: its experiment, seed or key make no name of a folder.
+        """
+        if not _EXPERIMENT.fullmatch(run.experiment):
+            hint = "Letters, digits and _ make it up"
+            raise LedgerError(f"a run's experiment cannot be called {run.experiment!r}", hint=hint)
+        if not _KEY.fullmatch(run.key):
+            raise LedgerError(f"a run's key cannot be {run.key!r}", hint="Take that of run_key: 16 hexadecimal digits")
+        if type(run.seed) is not int or run.seed < 0:
+            raise LedgerError(f"a run's seed cannot be {run.seed!r}", hint="It is a whole number, 0 or more")
         return self.runs / run.name
 
     @contextlib.contextmanager
@@ -328,35 +431,38 @@ class Ledger:
             yield waited
 
     def save(self, run: Run, arrays: Mapping[str, np.ndarray]) -> Run:
-        """Write a run, its arrays first, then its record.
+        """Write a run, its arrays and its record together: both are new, or both as they were.
 
         Args:
             run: the record.
             arrays: ``"<split>.logits"`` [N, C] float32, ``"<split>.labels"`` [N] int64, and others named
-                ``"<group>.<name>"``.
+                ``"<group>.<name>"``; of real numbers or bools, 64 bits at most.
 
         Returns:
             the run as read back.
 
         Raises:
             StorageError: the disk is full; nothing that was there is lost.
-            LedgerError: another live process is writing this run.
+            LedgerError: another live process is writing this run; a field has no form in JSON, an array holds no
+                numbers; experiment, seed or key make no name of a folder.
         """
-        lock = self.folder(run) / "lock"
+        lock, record, tensors = self.folder(run) / "lock", _record(run), _tensors(arrays)
         holder = lock_holder(lock)
         if holder is not None and holder["pid"] == os.getpid():
-            return self._write(self.runs, run, arrays)
+            return self._write(run, record, tensors)
         with locked(lock, what=f"{run.experiment} (seed {run.seed})"):
-            return self._write(self.runs, run, arrays)
+            return self._write(run, record, tensors)
 
-    def _write(self, root: Path, run: Run, arrays: Mapping[str, np.ndarray]) -> Run:
+    def _write(self, run: Run, record: bytes, tensors: dict[str, np.ndarray]) -> Run:
         from safetensors.numpy import save_file
 
-        folder = root / run.name
-        tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_whole(folder / "arrays.safetensors", lambda temporary: save_file(tensors, temporary))
-        values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in UNSTORED}
-        write_json(folder / "run.json", values)
+        folder = self.folder(run)
+        write_together(
+            {
+                folder / "arrays.safetensors": lambda temporary: save_file(tensors, temporary),
+                folder / "run.json": lambda temporary: temporary.write_bytes(record),
+            }
+        )
         return read_run(folder / "run.json")
 
     def load_arrays(self, run: Run, group: str) -> dict[str, np.ndarray]:
@@ -395,7 +501,8 @@ class Ledger:
             raise LedgerError(
                 "there is no folder for recorded runs", hint="Run migcore from a checkout of its repository"
             )
-        found = sorted(self.runs.glob(f"*-seed*-{key}*/run.json")) if key else []
+        begins = re.fullmatch("[0-9a-f]{1,16}", key)
+        found = sorted(self.runs.glob(f"*-seed*-{key}*/run.json")) if begins else []
         if len(found) != 1:
             hint = "`migcore runs` lists them"
             raise LedgerError(

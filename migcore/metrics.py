@@ -117,7 +117,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     """Two-sided exact McNemar test of two classifiers on the same clips.
 
     Args:
-        correct_a: [N] bool, which clips the first has right.
+        correct_a: [N] bool, which clips the first has right: from :func:`correct`, not predicted classes.
         correct_b: [N] bool, the second.
 
     Returns:

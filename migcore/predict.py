@@ -104,12 +104,16 @@ class Prediction:
             writer.writerow([f"{start:.3f}", f"{end:.3f}", best, *(f"{p:.6f}" for p in row)])
         return out.getvalue()
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: str | Path) -> Path:
         """Write :meth:`to_csv` to a file, whole.
+
+        Returns:
+            the file's path.
 
         Raises:
             StorageError: it cannot be written.
         """
+        path = Path(path)
         write_text(path, self.to_csv())
         return path
 
@@ -178,13 +182,20 @@ class Film:
             raise ConfigError("the film's frames per second are not known", hint="give them: fps=25")
         return Film(source, frames, float(rate))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        if isinstance(self.source, Tensor):
+            return int(self.source.shape[2]), int(self.source.shape[3])
+        return probe(self.source, exact=False).size
+
     def view(self, span: np.ndarray, config: VideoConfig) -> Tensor:
         """The test views of a window, [K, 3, T, size, size] uint8, as :class:`.VideoClips` has them."""
         frames = int(span[0]) + segment_centres(int(span[1] - span[0]), config.frames, config.test_clips)
         if isinstance(self.source, Tensor):
             video = self.source[:, torch.from_numpy(frames)]
         else:
-            size = probe(self.source, exact=False).size
+            size = self.size
             scaled = short_side(size, config.size) if min(size) > config.size else None
             video = read_frames(self.source, frames, size=scaled)
         video = centre_crop(resize_short(video, config.size), (config.size, config.size))
@@ -193,6 +204,7 @@ class Film:
 
 Skeleton = str | Path | tuple[np.ndarray, np.ndarray]
 """A skeleton file, or keypoints [T, V, 2] in pixels of the film and scores [T, V]."""
+_SCORE_SLACK = 0.1  # confidences may pass 1 by a little, as in files
 
 
 class Predictor:
@@ -235,14 +247,15 @@ class Predictor:
         Args:
             video: a path, or [3, T, H, W] uint8 RGB.
             skeleton: of all its frames: a file with the preset's columns, or keypoints [T, V, 2] in pixels of the film
-                and scores [T, V]; rows behind the film's end are left out, with a note. Without it, the film's stream
-                judges alone.
+                and scores [T, V] in 0..1; what is not finite counts as missing, which is (0, 0) with score 0. Rows
+                behind the film's end are left out, with a note. Without it, the film's stream judges alone.
             labels: classes of one's own instead of the 32, as "name: description" or a name; film alone.
             seconds, stride: of the windows (:func:`windows`).
             fps: needed for arrays.
 
         Raises:
-            DataError: the film or the skeleton is missing, damaged, or they do not fit together.
+            DataError: the film or the skeleton is missing, damaged, or they do not fit together: other frames or
+                keypoints, a score outside of 0..1, or points that are not in pixels of this film.
             ConfigError: labels with a skeleton, fewer than two of them, one twice; a number out of range; or the
                 skeleton's streams have no weights here.
         """
@@ -255,6 +268,7 @@ class Predictor:
         logits = {FILM: self._film(film, spans, _checked_labels(labels))}
         if skeleton is not None:
             keypoints, scores, extra = self._keypoints(skeleton, film)
+            unseen = sum(not scores[a:b].any() for a, b in spans)
             logits |= {name: self._pose(name, keypoints, scores, spans) for name in self.poses}
         weights = self.weights if skeleton is not None else {FILM: 1.0}
         fused = ensemble.fuse(logits, weights, kind=self.config.search.kind)
@@ -263,6 +277,8 @@ class Predictor:
         notes = [STUDIO_NOTE] if not self.config.data.root else []
         if skeleton is not None and extra:
             notes.append(f"{extra} rows of the skeleton lie behind the film's end and were left out")
+        if skeleton is not None and unseen:
+            notes.append(f"{unseen} of {len(spans)} windows have no keypoint at all: there the film alone tells")
         notes.append(NO_LIE_DETECTOR)
         names = tuple(label.split(":", 1)[0].strip() for label in labels) or tuple(g.name for g in CLASSES)
         return Prediction(names, spans, film.fps, fused / fused.sum(1, keepdims=True), weights, tuple(notes))
@@ -307,8 +323,14 @@ class Predictor:
         where = Path(skeleton) if isinstance(skeleton, (str, Path)) else None
         if where is not None:
             keypoints, scores = read_skeleton_csv(where, column_map(self.config.data.column_map))
+        elif not isinstance(skeleton, (tuple, list)) or len(skeleton) != 2:
+            raise DataError(f"a skeleton that is a {type(skeleton).__name__}", hint="give a pair (keypoints, scores)")
         else:
-            keypoints, scores = (np.asarray(part, np.float32) for part in skeleton)  # type: ignore[union-attr]
+            try:
+                keypoints, scores = (np.array(part, np.float32) for part in skeleton)
+            except ValueError as error:  # rows of different lengths, words
+                hint = "give a pair (keypoints, scores)"
+                raise DataError(f"a skeleton that is no pair of arrays of numbers ({error})", hint=hint) from error
         joints = layout(self.config.skeleton.layout).num_joints
         extra = len(keypoints) - film.frames
         if extra < 0 or keypoints.shape[1:] != (joints, 2) or scores.shape != keypoints.shape[:-1]:
@@ -317,7 +339,31 @@ class Predictor:
                 where=where,
                 hint=f"give [T, {joints}, 2] and [T, {joints}], a row for every frame of the film",
             )
-        return keypoints[: film.frames], scores[: film.frames], extra
+        keypoints, scores = keypoints[: film.frames], scores[: film.frames]
+        missing = ~(np.isfinite(keypoints).all(-1) & np.isfinite(scores))
+        keypoints[missing], scores[missing] = 0, 0
+        wrong = scores[(scores < -_SCORE_SLACK) | (scores > 1 + _SCORE_SLACK)]
+        if len(wrong):
+            raise DataError(f"a score of {wrong[0]:g}", where=where, hint="scores lie in 0..1")
+        scores = np.clip(scores, 0, 1)
+        _check_unit(keypoints[scores > 0], film.size, where)
+        return keypoints, scores, extra
+
+
+def _check_unit(points_N2: np.ndarray, size: tuple[int, int], where: Path | None) -> None:
+    """DataError if the points that are seen cannot be pixels of a film of that size."""
+    points_N2 = points_N2[points_N2.any(-1)]  # whatever its score, a point at (0, 0) may be a missing one
+    if not len(points_N2):
+        return
+    height, width = size
+    inside = ((points_N2 >= 0) & (points_N2 < (width, height))).all(-1).mean()
+    if inside < 0.5:
+        wrong = f"{1 - inside:.0%} of the points lie outside of the film of {width} x {height} pixels"
+    elif np.abs(points_N2).max() <= 1 and min(size) > 2:
+        wrong = f"all points lie in the corner pixel of the film of {width} x {height}"
+    else:
+        return
+    raise DataError(wrong, where=where, hint="give keypoints (x, y) in pixels of this very film")
 
 
 def load_predictor(config: str | Preset = "laptop", seed: int = 0, *, skeleton: bool = True) -> Predictor:

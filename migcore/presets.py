@@ -1,10 +1,13 @@
 """Presets: what is trained on what, at four sizes; every field can be overridden by its dotted name.
 
-    preset("laptop", {"train_posec3d.epochs": 3, "skeleton.frames": "24"})
+::
+
+    from migcore.presets import preset
+    preset("laptop", {"train_posec3d.epochs": 3, "skeleton.frames": "24"}).label
 
 The config dataclasses live beside what they configure; this file only assembles them. ``smoke`` is for tests,
-``laptop`` is the book's default, ``workstation`` makes the recorded runs, ``imigue`` is the published recipe on real
-data.
+``laptop`` is the book's default and that of the recorded runs, ``workstation`` is a larger studio for a GPU,
+``imigue`` is the published recipe on real data.
 """
 
 from __future__ import annotations

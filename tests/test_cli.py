@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from migcore import cli, experiments, training
+from migcore import __version__, cli, experiments, training
+from migcore.bench import PARTS
 from migcore.ledger import Ledger
 from migcore.models.backbone import MINIATURE_WEIGHTS
 from tests.faults import files, kill_at, output_to
@@ -63,6 +65,28 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
     for command in ("studio", "teacher", "backbone", "train", "runs", "tables", "check", "doctor", "bench"):
         assert f"• {command}" in done.stdout
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"migcore {version('migcore')}\n", "") and version("migcore") == __version__
+
+
+def test_help_says_what_a_word_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for words in (["train"], ["bench"], ["ablate"], ["runs", "record"], ["runs", "pack"]):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        shown[words[-1]] = " ".join(capsys.readouterr().out.split())
+    assert " EXPERIMENT" in shown["train"] and "[PART ...]" in shown["ablate"]
+    assert all("[KEY ...]" in shown[name] for name in ("record", "pack"))
+    assert all(f" {name}" in shown["bench"] for name in PARTS)
+
+
+def test_seeds_begin_at_0(tmp_path: Path, run: Run) -> None:
+    for words in (["train", "posec3d_joint", "--preset", "smoke"], ["studio", tmp_path / "studio"]):
+        status, _, errors = run(*words, "--seed", -1)
+        assert (status, errors) == (2, "migcore: error: seed -1. seeds are whole numbers, 0 or more\n")
+    assert not (tmp_path / "studio").exists()
 
 
 def test_module_and_command_are_the_same() -> None:

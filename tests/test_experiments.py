@@ -305,6 +305,31 @@ def test_names_and_folders_that_are_not_there(runs: Path) -> None:
         experiments.dataset(preset("imigue", {"data.root": "nowhere"}))
 
 
+def test_a_preset_may_be_given_by_its_name(runs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = experiments.run("posec3d_joint", small(folder))
+    monkeypatch.setattr("migcore.presets.preset", lambda name: small(folder) if name == "tiny" else preset(name))
+    index = experiments.dataset("tiny")
+    assert experiments.run("posec3d_joint", "tiny") == made
+    assert experiments.lookup("posec3d_joint", "tiny", 0, index) == made
+    assert experiments.run_all(["posec3d_joint"], "tiny") == {"posec3d_joint": made}
+    assert experiments.key("posec3d_joint", "tiny", 0, experiments.identity(index)) == made.key
+    assert experiments.dataset_at_hand("tiny") is not None and experiments.data_folder("tiny") == folder
+    for call in (experiments.run, experiments.lookup):
+        with pytest.raises(ConfigError, match="no preset is called 'tni'"):
+            call("posec3d_joint", "tni")
+        with pytest.raises(ConfigError, match="a preset that is a dict"):
+            call("posec3d_joint", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "1", None, True])
+def test_seeds_are_whole_numbers_from_0(folder: Path, seed: Any) -> None:
+    for call in (experiments.run, experiments.lookup):
+        with pytest.raises(ConfigError, match=r"seeds are whole numbers, 0 or more"):
+            call("posec3d_joint", small(folder), seed)
+    with pytest.raises(ConfigError, match=r"seeds are whole numbers, 0 or more"):
+        experiments.run_all(["posec3d_joint"], small(folder), seed)
+
+
 def test_the_studio_is_made_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

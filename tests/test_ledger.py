@@ -32,7 +32,8 @@ from migcore import archive, ledger
 from migcore.archive import merge, pack
 from migcore.errors import CheckpointError, ConfigError, LedgerError, MigcoreError, StorageError
 from migcore.files import locked, write_json
-from migcore.ledger import Ledger, Run, canonical, canonical_json, hash_text, run_key, source_hash
+from migcore.ledger import Ledger, Run, canonical, canonical_json, hash_text, read_run, run_key, source_hash
+from migcore.presets import preset as preset_of
 from tests.faults import files, full_after
 from tests.test_training import Stop, net, rows, same, stop_after, train
 
@@ -143,6 +144,36 @@ def test_source_hash_ignores_order_and_names_what_is_missing() -> None:
             source_hash([missing])
 
 
+@pytest.mark.parametrize("modules", [["sys"], ["os"], ["torch._C"], "migcore.labels", [np], None, [""], [".labels"]])
+def test_only_modules_with_a_source_have_a_hash(modules: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no Python source|list of dotted names|no module"):
+        source_hash(modules)
+
+
+@pytest.mark.parametrize("source", [b"def (\n", b"x = 1\0", b'x = "\xff"\n'])
+def test_a_module_that_is_no_python_is_named_and_its_runs_are_stale(
+    source: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module, package = tmp_path / "half_written.py", tmp_path / "half_package" / "__init__.py"
+    package.parent.mkdir()
+    for path in (module, package, package.with_name("inner.py")):
+        path.write_text("x = 1\n")
+    book, names = Ledger(tmp_path / "runs"), (["half_written"], ["half_package.inner"])
+    for key, modules in zip("ab", names, strict=True):
+        assert not book.save(make_run(key * 16, modules=modules, code=source_hash(modules)), make_arrays()).stale
+    for path in (module, package):
+        path.write_bytes(source)
+        os.utime(path, ns=(3, 3))
+    sys.modules.pop("half_package", None)
+    assert [run.stale for run in book.all()] == [True, True]
+    assert all(run.stale for run in book.find("posec3d_joint")) and book.get("a" * 16).stale  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"half_written\.py: (is no Python source|cannot be read)"):
+        source_hash(["half_written"])
+    with pytest.raises(ConfigError, match=r"no module half_package\.inner to take the source of"):
+        source_hash(["half_package.inner"])
+
+
 def test_source_hash_follows_an_edited_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "probe_module.py"
     module.write_text("x = 1\n")
@@ -209,6 +240,89 @@ def test_a_run_comes_back_as_written(tmp_path: Path) -> None:
     assert book.get("f" * 16) is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metrics", {"test": {"top1": float("nan")}}),
+        ("extra", {"x": np.float32(1)}),
+        ("history", [{"loss": float("inf")}]),
+        ("device", "half of a letter: \ud800"),
+        ("config", {("a", "b"): 1}),
+    ],
+)
+def test_a_field_that_json_cannot_hold_leaves_the_run_as_it_was(field: str, value: object, tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs")
+    book.save(make_run(), make_arrays())
+    before = files(book.runs)
+    for key in (make_run().key, "f" * 16):
+        with pytest.raises(LedgerError, match=rf"field '{field}' of posec3d_joint-seed0-{key} cannot be written"):
+            book.save(make_run(key, **{field: value}), {"test.logits": np.ones((4, 32))})
+    assert files(book.runs) == before and os.listdir(book.runs) == [make_run().name]
+
+
+def test_a_full_disk_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs")
+    book.save(make_run(), make_arrays())
+    before = files(book.runs)
+    with full_after(3000), pytest.raises(StorageError, match=r"run\.json: could not be written"):
+        book.save(make_run(extra={"long": "x" * 5000}), {"test.logits": np.ones((4, 32), np.float32)})
+    assert files(book.runs) == before
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array(["a"]), "is of type <U1; numbers and bools are kept"),
+        (np.array([None]), "is of type object; numbers and bools are kept"),
+        (np.array(["2024-01-01"], "datetime64[D]"), r"is of type datetime64\[D\]; numbers and bools are kept"),
+        ([[1.0], [1.0, 2.0]], "is none"),
+    ],
+)
+def test_arrays_hold_numbers(array: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=f"array 'test.x' {message}"):
+        Ledger(tmp_path / "runs").save(make_run(), {"test.x": array})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_arrays_of_any_number_type_come_back(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs")
+    given = {f"test.{kind}": np.array([0, 1], kind) for kind in ("bool", "u1", "i2", "u4", "i8", "f2", "f4", "f8")}
+    arrays = book.load_arrays(book.save(make_run(), given), "test")
+    assert {f"test.{kind}": array.dtype for kind, array in arrays.items()} == {n: a.dtype for n, a in given.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"experiment": "../../evil"},
+        {"experiment": "a-seed3-b"},
+        {"experiment": ""},
+        {"key": "../x"},
+        {"key": "0123"},
+        {"key": "0" * 15 + "*"},
+        {"seed": -1},
+        {"seed": "../x"},
+        {"seed": np.int64(1)},
+    ],
+)
+def test_no_name_leads_out_of_the_folder(names: dict[str, Any], tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "deep" / "runs")
+    with pytest.raises(LedgerError, match=f"a run's {next(iter(names))} cannot be"):
+        book.save(make_run(**names), make_arrays())
+    with pytest.raises(LedgerError), book.writer(make_run(**names)):
+        pytest.fail("it would have been written")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_key_is_no_pattern(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs", tmp_path / "results")
+    run = book.save(make_run(), make_arrays())
+    for key in ("*", "?" * 16, "[0-9a]*", f"{run.key}/", ""):
+        assert book.get(key) is None
+        with pytest.raises(LedgerError, match="0 fresh runs"):
+            book.record(key)
+
+
 def test_find_is_newest_first_and_filters(tmp_path: Path) -> None:
     book = Ledger(tmp_path / "runs")
     for i, (preset, seed) in enumerate([("smoke", 0), ("smoke", 1), ("laptop", 0)]):
@@ -216,6 +330,8 @@ def test_find_is_newest_first_and_filters(tmp_path: Path) -> None:
     assert [r.created[-1] for r in book.find("posec3d_joint")] == ["3", "2", "1"]
     assert [r.seed for r in book.find("posec3d_joint", preset="smoke")] == [1, 0]
     assert [r.preset for r in book.find("posec3d_joint", seed=0)] == ["laptop", "smoke"]
+    with pytest.raises(ConfigError, match=r"a label, not a Preset\. Give config\.label"):
+        book.find("posec3d_joint", preset_of("smoke"))  # type: ignore[arg-type]
     assert book.find("posec3d_limb") == [] and Ledger(tmp_path / "nowhere").all() == []
 
 
@@ -270,8 +386,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
         book.load_arrays(run, "test")
     for text in ("{", "[]", '{"key": "x"}'):
         (book.folder(run) / "run.json").write_text(text)
-        with pytest.raises(LedgerError, match=r"run\.json: is not a run record"):
-            book.get(run.key)
+        for read in (lambda: book.get(run.key), book.all, lambda: book.find("another")):
+            with pytest.raises(LedgerError, match=r"run\.json: is not a run record.*Delete its folder"):
+                read()
+
+
+def test_where_there_is_no_record_nothing_is_to_be_deleted(tmp_path: Path) -> None:
+    book = Ledger(tmp_path / "runs")
+    run = book.save(make_run(), make_arrays())
+    assert read_run(str(book.folder(run) / "run.json")) == run  # type: ignore[arg-type]
+    for path in (book.folder(run), tmp_path / "nowhere" / "run.json"):
+        with pytest.raises(LedgerError, match=r"cannot be read \(.*\)\. Give the path of a run\.json$"):
+            read_run(path)
 
 
 def test_a_second_writer_of_a_run_is_refused_and_other_runs_are_not(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migcore import cli, experiments
-from migcore.data.files import read_skeleton_csv
+from migcore.data.files import read_skeleton_csv, write_skeleton_csv
 from migcore.data.layouts import column_map
 from migcore.data.video import read_all
 from migcore.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -53,7 +53,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"), films=True)
+    return write_folder(tmp_path_factory.mktemp("data"), films=True, size=112)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,63 @@ def test_what_does_not_fit_is_said(predictor: Predictor, folder: Path, tmp_path:
         alone.predict(path, skeleton)
 
 
+def test_what_is_not_finite_is_missing(predictor: Predictor, folder: Path) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    missing, gone = keypoints.copy(), scores.copy()
+    missing[3, 5], gone[3, 5] = 0, 0
+    missing[4, :], gone[4, :] = 0, 0
+    expected = predictor.predict(path, (missing, gone)).probabilities
+    unclean, unknown = keypoints.copy(), scores.copy()
+    unclean[3, 5, 0], unclean[4], unknown[4, :3] = np.nan, np.inf, np.nan
+    before = unclean.copy(), unknown.copy()
+    assert np.array_equal(predictor.predict(path, (unclean, unknown)).probabilities, expected)
+    np.testing.assert_array_equal(unclean, before[0])
+    np.testing.assert_array_equal(unknown, before[1])
+
+
+def test_windows_without_a_keypoint_are_told(predictor: Predictor, folder: Path) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    keypoints[8:16] = np.nan
+    found = predictor.predict(path, (keypoints, scores), seconds=CLIP, stride=CLIP)
+    assert np.isfinite(found.probabilities).all()
+    assert found.notes[0] == "1 of 4 windows have no keypoint at all: there the film alone tells"
+    assert predictor.predict(path, (keypoints * np.nan, scores)).notes[0].startswith("1 of 1 windows")
+
+
+@pytest.mark.parametrize(
+    ("scale", "of_scores", "message"),
+    [
+        (40, 1, r"\d+% of the points lie outside of the film of 112 x 112 pixels.*in pixels of this very film"),
+        (-1, 1, r"100% of the points lie outside"),
+        (1 / 112, 1, "all points lie in the corner pixel of the film"),
+        (1, 100, "a score of 90.*scores lie in 0..1"),
+        (1, -1, "a score of -0.9"),
+    ],
+)
+def test_keypoints_in_another_unit_are_refused(
+    predictor: Predictor, folder: Path, tmp_path: Path, scale: float, of_scores: float, message: str
+) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    with pytest.raises(DataError, match=message):
+        predictor.predict(path, (keypoints * np.float32(scale), scores * np.float32(of_scores)))
+    if of_scores == 1:  # files are told by name
+        write_skeleton_csv(tmp_path / "odd.csv", np.resize(keypoints * scale, (32, 35, 2)), np.full((32, 35), 0.9))
+        with pytest.raises(DataError, match=rf"odd\.csv: {message}"):
+            predictor.predict(path, tmp_path / "odd.csv")
+
+
+@pytest.mark.parametrize("given", ["keypoints", "three", "ragged"])
+def test_a_skeleton_is_a_pair(predictor: Predictor, folder: Path, given: str) -> None:
+    path, skeleton = film(folder)
+    keypoints, scores = read_skeleton_csv(skeleton, column_map("openpose35"))
+    wrong: Any = {"keypoints": keypoints, "three": (keypoints, scores, scores), "ragged": ([[1], [1, 2]], scores)}
+    with pytest.raises(DataError, match=r"give a pair \(keypoints, scores\)"):
+        predictor.predict(path, wrong[given])
+
+
 def test_notes_say_what_the_weights_are_of(predictor: Predictor, folder: Path) -> None:
     assert predictor.predict(film(folder)[0]).notes == (NO_LIE_DETECTOR,)  # the data have a folder, as iMiGUE would
     config = dataclasses.replace(predictor.config, data=DataConfig())
@@ -171,6 +228,7 @@ def test_a_prediction_as_text(predictor: Predictor, folder: Path, tmp_path: Path
         best, probability = found.top(1, window)[0]
         assert row["class"] == best and float(row[best]) == pytest.approx(probability, abs=1e-6)
     assert found.save(tmp_path / "new" / "out.csv").read_text() == found.to_csv()
+    assert found.save(str(tmp_path / "text.csv")).read_text() == found.to_csv()
     overall = found.top(2)
     assert overall[0][1] == pytest.approx(found.probabilities.mean(0).max()) and overall[0][1] >= overall[1][1]
     with pytest.raises(ConfigError, match="no window 4"):

@@ -9,22 +9,29 @@ another machine for anything.
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import shutil
 import sys
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
+from unittest.mock import patch
 
 from filelock import FileLock, Timeout
 from paperbook_run import BookError, Settings, run_book
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.ext.autodoc import FunctionDocumenter
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
 MATHJAX = "mathjax/tex-svg.js"
+NO_TYPE = "\\ "
+"""Nothing, as markup: what comes on the next line is a text, whatever colons it has."""
 SOURCE_BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
 
 
@@ -32,7 +39,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect everything; Sphinx calls it."""
     app.connect("config-inited", configure, priority=90)
     app.connect("config-inited", run_notebooks, priority=100)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.add_autodocumenter(OneSignature, override=True)
     app.connect("autodoc-process-docstring", tidy_docstring, priority=400)  # before napoleon reads it
+    app.connect("autodoc-process-docstring", types_behind_names, priority=600)  # after it
     app.connect("html-page-context", repair_context, priority=900)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -85,17 +95,68 @@ def only_build(root: Path) -> FileLock:
 def tidy_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are written to be read in an editor; here they become what reStructuredText asks for.
 
-    A list gets the blank line above it that it must have, and ``|x|`` and ``name_`` lose their meaning as markup.
+    A list gets the blank line above it that it must have, and ``|x|`` and ``name_`` lose their meaning as markup. A
+    text that napoleon would cut at its first colon, to take what is before it for a type, gets :data:`NO_TYPE` in
+    front. Of the command line there is what each command's ``--help`` says.
     """
+    if what in ("attribute", "data", "property") and lines:
+        lines.insert(0, NO_TYPE)
+    if name == "migcore.cli":
+        lines += command_help()
+        return
     tidy: list[str] = []
     for line in lines:
+        if tidy and re.fullmatch(r" *(Returns|Yields):", tidy[-1]):
+            tidy.append(re.sub(r"\S.*", "", line) + NO_TYPE)
         item = re.match(r" *[*-] ", line)
         if item and tidy and tidy[-1].strip() and not re.match(r" *[*-] |" + " " * item.end() + r"\S", tidy[-1]):
             tidy.append("")
+        line = re.sub(r"(?<=: )[A-Za-z]\.(?!\w)", r"\\\g<0>", line)  # "V." alone would number an empty list
         parts = re.split(r"(``.*?``|`[^`]*`)", line)
         parts[::2] = [re.sub(r"(?<=\w)_(?![\w`])|\|", r"\\\g<0>", part) for part in parts[::2]]
         tidy.append("".join(parts))
     lines[:] = tidy
+
+
+def types_behind_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """The type of a field goes behind its name, where napoleon puts it on a line of its own below the text."""
+    tidy: list[str] = []
+    options_at = 0
+    for line in lines:
+        if line.startswith(".. attribute::"):
+            options_at = len(tidy) + 1
+        if options_at and line.startswith("   :type: "):
+            tidy.insert(options_at, line)
+        else:
+            tidy.append(line)
+    lines[:] = tidy
+
+
+class OneSignature(FunctionDocumenter):
+    """A function with overloads is shown with the signature that its text explains, not once for each of them."""
+
+    def format_signature(self, **kwargs: Any) -> str:
+        if self.analyzer:
+            self.analyzer.overloads.clear()
+        return super().format_signature(**kwargs)
+
+
+def command_help() -> list[str]:
+    """What ``migcore COMMAND --help`` says, as reStructuredText."""
+    from migcore import cli
+
+    lines = []
+    for words in [[command] for command in cli.COMMANDS] + [["runs", action] for action in ("record", "pack", "merge")]:
+        told = io.StringIO()
+        with redirect_stdout(told), suppress(SystemExit), patch.dict(os.environ, COLUMNS="80"):
+            cli.main([*words, "--help"])
+        text = re.sub("\x1b\\[[0-9;]*m", "", told.getvalue()).strip()
+        lines += ["", f"``migcore {' '.join(words)}``", "", ".. code-block:: text", ""]
+        for line in text.splitlines():  # usage and description come in one line, however long
+            indent = "    " if line.startswith("usage:") else ""
+            folded = [line] if line[:1] == " " else wrap(line, 78, subsequent_indent=indent, break_on_hyphens=False)
+            lines += [f"    {part}".rstrip() for part in folded or [""]]
+    return [*lines, ""]
 
 
 def repair_context(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:

@@ -74,33 +74,69 @@ def load_reference(kind: Literal["dscnet_stmem"], source: Source) -> STMEM: ...
 def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
     """Published weights as our module, in evaluation mode; all sizes that shapes tell are taken from the shapes.
 
-    The names are those of the publishers; ``m`` is what is returned.
+    The names of entries are the publishers'; what a kind needs is given as keyword arguments, ``config``.
 
-    =================== ================================================== ==========================================
-    kind                entries                                            call → result
-    =================== ================================================== ==========================================
-    ``vision_tower``    ``class_embedding``, ``conv1.weight``,             ``m(video [B, 3, T, H, W])`` →
-                        ``transformer.resblocks.…``: OpenAI's, bare, or    [B, T, E], not of length 1
-                        under ``visual.`` or ``model.visual.`` of a CLIP
-    ``froster``         ``model.…`` or OpenAI's names alone; optional      ``m.logits(video, tokens [P, C, L])`` →
-                        ``projector_v.…`` with ``projector_t.…``, and      [B, C];
-                        ``raw_model.…``, the teacher                       ``m.distillation_features(video, tokens)``;
-                                                                           ``m.student``, ``m.teacher``
-    ``posec3d``         ``backbone.…``, ``cls_head.fc_cls.…``              ``m(x [B, V, T, H, W])`` → [B, C]
-    ``stgcn``           ``A``, ``data_bn.…``, ``st_gcn_networks.…``,       ``m(x [N, 3, T, V, M])`` → [N, C]
+    =================== ======================================== ======================================================
+    kind                entries                                  needs
+    =================== ======================================== ======================================================
+    ``vision_tower``    ``class_embedding``, ``conv1.weight``,   nothing; takes ``temporal`` and ``boundary``
+                        ``transformer.resblocks.…``: OpenAI's,
+                        bare, or under ``visual.`` or
+                        ``model.visual.`` of a CLIP
+    ``froster``         ``model.…`` or OpenAI's names alone;     nothing
+                        optional ``projector_v.…`` with
+                        ``projector_t.…``, and ``raw_model.…``,
+                        the teacher
+    ``posec3d``         ``backbone.…``, ``cls_head.fc_cls.…``    nothing
+    ``stgcn``           ``A``, ``data_bn.…``,                    nothing
+                        ``st_gcn_networks.…``,
                         ``edge_importance.…``, ``fcn.…``
-    ``hyperformer``     ``data_bn.…``, ``l1.…`` to ``l10.…``, ``fc.…``     ``m(x [N, 3, T, V, M])`` → [N, C]
-    ``evl``             ``cls_token``, ``decoder_layers.…``,               ``m([{"out", "q", "k"}, …])`` → [N, 1, D],
-                        ``temporal_conv.…``, ``cross_attention.…``         a dict for each layer
-    ``trn``             ``fc_fusion_scales.…``                             ``m.scale(x [B, T, D], T)`` → [B, C]
-    ``dscnet_skeleton`` ``model.m1.…`` to ``model.m7.…``,                  ``m(x [B, 2, 3, 8, V])`` → [B, C]
+    ``hyperformer``     ``data_bn.…``, ``l1.…`` to ``l10.…``,    ``joint_groups``, ``bones``
+                        ``fc.…``
+    ``evl``             ``cls_token``, ``decoder_layers.…``,     ``grid``
+                        ``temporal_conv.…``,
+                        ``cross_attention.…``
+    ``trn``             ``fc_fusion_scales.…``                   nothing
+    ``dscnet_skeleton`` ``model.m1.…`` to ``model.m7.…``,        nothing
                         ``model.last_linear.…``
-    ``dscnet_stmem``    ``m1.0.…``, ``m2.0.…``                             ``m(x [B, 8·6·3, H, W])`` →
-                                                                           [B·8, 3, H, W]
-    =================== ================================================== ==========================================
+    ``dscnet_stmem``    ``m1.0.…``, ``m2.0.…``                   nothing
+    =================== ======================================== ======================================================
+
+    What is returned, ``m``, is called so:
+
+    =================== ================================================ ============================================
+    kind                call                                             result
+    =================== ================================================ ============================================
+    ``vision_tower``    ``m(video [B, 3, T, H, W])``                     [B, T, E], not of length 1
+    ``froster``         ``m.logits(video, tokens [P, C, L])``,           [B, C]; :class:`DistillationFeatures`; also
+                        ``m.distillation_features(video, tokens)``       ``m.student`` and ``m.teacher``
+    ``posec3d``         ``m(x [B, V, T, H, W])``                         [B, C]
+    ``stgcn``           ``m(x [N, 3, T, V, M])``                         [N, C]
+    ``hyperformer``     ``m(x [N, 3, T, V, M])``                         [N, C]
+    ``evl``             ``m([{"out", "q", "k"}, …])``, a dict for each   [N, 1, D]
+                        layer
+    ``trn``             ``m.scale(x [B, T, D], T)``                      [B, C]
+    ``dscnet_skeleton`` ``m(x [B, 2, 3, 8, V])``                         [B, C]
+    ``dscnet_stmem``    ``m(x [B, 8·6·3, H, W])``                        [B·8, 3, H, W]
+    =================== ================================================ ============================================
 
     One line to the logger ``migcore.checkpoints`` (level INFO) says how many entries were mapped, how many were left
     out and why, and the sizes. A student of ``froster`` is told the 29 prompts of each of iMiGUE's classes.
+
+    Whatever the file's, the module is on the CPU and in float32: ``.to("cuda")`` comes after, not before.
+
+    A published PoseC3D takes heat-maps as :func:`migcore.heatmaps.joint_heatmaps` draws them (σ = 0.6, values 0..1,
+    from pixels of the compact box) of the keypoints it was trained on: those of pyskl and mmaction2 are of COCO's 17
+    (:data:`migcore.data.layouts.COCO17`), 48 frames of 56 × 56 or 64 × 64; a limb model takes
+    :func:`migcore.heatmaps.limb_heatmaps` with ``COCO17.bones`` in their order. Its classes are its data set's::
+
+        import torch
+        from migcore.checkpoints import load_reference
+        from migcore.heatmaps import joint_heatmaps
+
+        model = load_reference("posec3d", "joint.pth")  # a file of pyskl's
+        keypoints, scores = torch.rand(2, 1, 48, 17, 2) * 56, torch.ones(2, 1, 48, 17)  # see migcore.heatmaps
+        logits = model(joint_heatmaps(keypoints, scores, (56, 56)))  # [2, 60] where it was trained on NTU-60
 
     Args:
         kind: as in the table.

@@ -55,7 +55,8 @@ def compact_box(
     """Keypoints seen from one box around all persons in all frames, widened (pyskl's PoseCompact with padding allowed).
 
     Args:
-        keypoints: [M, T, V, 2]; a coordinate that is exactly 0 does not count, x and y apart, as published.
+        keypoints: [M, T, V, 2], all finite; missing is (0, 0) with score 0. A coordinate that is exactly 0 does not
+            count, x and y apart, as published.
         scores: [M, T, V]; points with score 0 do not count either. None is as published, and the same wherever missing
             points lie at (0, 0), as our readers put them.
         padding: how much wider than the points, as a fraction.

@@ -58,7 +58,9 @@ class SkeletonConfig:
             before it is cropped.
         test_clips: views in time in test.
         test_flip: add the mirror image of every test view (K = 2 · test_clips).
-        layout: name of the skeleton layout.
+        layout: name of a built-in skeleton layout (:func:`migcore.data.layouts.layout`). For a layout of one's own,
+            place the keypoints with :mod:`migcore.data.augment` and call :func:`migcore.heatmaps.limb_heatmaps` with
+            its bones: ``limb_heatmaps(…, bones=mine.bones)``.
         padding: of the compact box.
         flip: mirror half of the training views.
         crop: take a random part (0.56 to all of the area) of training views.
@@ -219,8 +221,8 @@ class SkeletonClips(_Clips):
 
         Args:
             names: N clip ids.
-            keypoints: N arrays [M, T, V, 2], T the true length of each.
-            scores: N arrays [M, T, V].
+            keypoints: N arrays [M, T, V, 2], T the true length of each; all finite, missing is (0, 0) with score 0.
+            scores: N arrays [M, T, V] in 0..1.
             labels: N labels, -1 where it is not known.
             config: sampling and placing.
             train: as above.

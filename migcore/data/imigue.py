@@ -1,5 +1,15 @@
 """A folder in iMiGUE's layout, seen as clips (section 2.1 of the paper: films are cut into clips of one gesture each).
 
+::
+
+    from migcore.data.imigue import open_dataset, read_clip_skeleton
+
+    index = open_dataset("PATH/TO/imigue")
+    clip = index.split("train")[0]  # clip.label, clip.subject, clip.film …
+    keypoints, scores = read_clip_skeleton(clip, index.column_map)  # [T, V, 2] in pixels and [T, V]
+
+What such a folder holds::
+
     ROOT/NNNN/ or ROOT/<anything>/NNNN/   NNNN_light_hand.csv, NNNN_label.csv, NNNN.mp4 of one film
     ROOT/clips/NNNN_k.mp4                 pre-cut clips; their NNNN_label.csv here or in the folder of the film
     ROOT/splits.csv                       header video,split,subject; without it, the MiGA challenge's validation videos

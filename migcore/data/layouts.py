@@ -112,7 +112,7 @@ _IMIGUE_FLIP = ((2, 5), (3, 6), (4, 7), (8, 9), (10, 11), (12, 17), (13, 18), (1
 
 
 def imigue22(fingers: str = "organisers") -> SkeletonLayout:
-    """iMiGUE's 22 keypoints and the tree of 21 bones over them.
+    """iMiGUE's 22 keypoints, listed at :data:`IMIGUE22`, and the tree of 21 bones over them.
 
     Public sources disagree on the hand that keypoints 12–16 ("RightFinger") belong to; the flip pairs are the same.
 
@@ -133,7 +133,11 @@ def imigue22(fingers: str = "organisers") -> SkeletonLayout:
 
 
 IMIGUE22 = imigue22()
-"""iMiGUE's skeleton with fingers on the wrists of the organisers' drawing code."""
+"""iMiGUE's skeleton with fingers on the wrists of the organisers' drawing code. Its keypoints by number:
+
+0 Nose, 1 Neck, 2 ShoulderLeft, 3 ElbowLeft, 4 HandLeft, 5 ShoulderRight, 6 ElbowRight, 7 HandRight, 8 EyeLeft,
+9 EyeRight, 10 EarLeft, 11 EarRight, 12 to 16 RightFinger1 to RightFinger5, 17 to 21 LeftFinger1 to LeftFinger5.
+"""
 
 IMIGUE22_MIGA2023 = SkeletonLayout(
     name="imigue22_miga2023",

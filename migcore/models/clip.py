@@ -167,7 +167,7 @@ class Teacher(nn.Module):
         """Embeddings of texts; one longer than CLIP's 77 tokens is cut, with a warning.
 
         Args:
-            texts: N strings.
+            texts: N strings: a list, also for one text (a text alone would be read letter by letter).
 
         Returns:
             [N, E] float32 of length 1, on the teacher's device.

@@ -212,6 +212,14 @@ class TemporalAttention(nn.Module):
 class TokenDecay(nn.Module):
     """Keeps [cls] and the k best-scored patches of every frame (section 2.3).
 
+    In a transformer of one's own, with the attention that [cls] pays as scores; an image is a video with T = 1::
+
+        attention = nn.MultiheadAttention(64, 4, batch_first=True)
+        x = torch.rand(2, 50, 64)  # [B, 1 + N, D], [cls] first
+        out, w = attention(x, x, x, need_weights=True)
+        x, kept = TokenDecay(0.5)(x[:, None], w[:, None, 0, 1:])  # [2, 1, 26, 64] and [2, 1, 25]
+        x = x[:, 0]  # [2, 26, 64]
+
     Args:
         share: of the patches that stay, above 0 and at most 1.
     """
@@ -233,6 +241,10 @@ class TokenDecay(nn.Module):
 
         Returns:
             [B, T, 1 + k, D], and which patches these are: [B, T, k] places among the N, ascending.
+
+        Raises:
+            DataError: the shapes do not fit.
+            ConfigError: the share is above 1.
         """
         return cut(x_BTLD, scores_BTN, self.count(scores_BTN.shape[-1]))
 
@@ -241,7 +253,8 @@ class VideoTower(nn.Module):
     """An open_clip vision transformer for videos; its state dict has that tower's names.
 
     Args:
-        visual: CLIP's tower; its parts become parts of this one, its attentions are replaced.
+        visual: CLIP's tower; its parts become parts of this one, its attentions are replaced. So a tower can be used
+            once: to keep it, give ``copy.deepcopy(clip.visual)``.
         config: how.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from tests.book.building import ROOT, Book, executed, run
 
@@ -72,6 +74,22 @@ def test_every_public_module_is_on_an_api_page(book: Book) -> None:
     paths = [path for path in (ROOT / "migcore").rglob("*.py") if not path.name.startswith("_")]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     assert sorted(module for module in modules if f'id="module-{module}"' not in text) == []
+
+
+def test_types_on_api_pages_are_types(book: Book) -> None:
+    """Napoleon reads "words: more" as a type and a text; a type is an expression of Python."""
+    types, wrong = 0, []
+    for page in (book.html / "api").glob("*.html"):
+        for term in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("dt"):
+            if term.get_text().strip().rstrip(":") not in ("Type", "Return type"):
+                continue
+            text = term.find_next_sibling("dd").get_text().strip()
+            types += 1
+            try:
+                ast.parse(re.sub("[‘’]", "'", text.replace("…", "...")), mode="eval")
+            except SyntaxError:
+                wrong.append((page.name, text))
+    assert types > 50 and wrong == []
 
 
 def test_no_page_loads_anything_from_elsewhere(book: Book) -> None:

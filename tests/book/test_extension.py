@@ -19,7 +19,10 @@ import paperbook_run
 import pytest
 import yaml
 from paperbook_run import BookError, Settings, run_book
+from sphinx.ext.napoleon import Config
+from sphinx.ext.napoleon.docstring import GoogleDocstring, NumpyDocstring
 
+from migcore import cli
 from tests.book.building import ROOT, Outcome, environment, executed, run
 
 pytestmark = pytest.mark.book
@@ -365,4 +368,49 @@ def test_docstrings_become_what_rst_asks_for() -> None:
     ]
     paperbook.tidy_docstring(None, "module", "m", None, None, lines)  # type: ignore[arg-type]
     assert lines[:5] == ["Choices:", "", "* one", "  goes on", "* two \\|x\\|"]
-    assert lines[6:] == ["Returns:", "    val\\_… and ``val_`` and a_b", "", "    - a", "    - b"]
+    assert lines[6:] == ["Returns:", "    \\ ", "    val\\_… and ``val_`` and a_b", "", "    - a", "    - b"]
+
+
+def documented(what: str, *lines: str) -> list[str]:
+    """A docstring as autodoc hands it on, after this extension's and napoleon's work."""
+    found = list(lines)
+    config = Config(napoleon_attr_annotations=False)
+    paperbook.tidy_docstring(None, what, "m", None, None, found)  # type: ignore[arg-type]
+    for reader in (NumpyDocstring, GoogleDocstring):  # both, as napoleon does
+        found = reader(found, config, what=what).lines()
+    paperbook.types_behind_names(None, what, "m", None, None, found)  # type: ignore[arg-type]
+    return [line for line in found if line.strip() not in ("", "\\")]
+
+
+@pytest.mark.parametrize("what", ["attribute", "data", "property"])
+def test_a_text_with_a_colon_is_not_cut(what: str) -> None:
+    assert documented(what, "Points of the grid: all of them", "that are looked at.") == [
+        "Points of the grid: all of them",
+        "that are looked at.",
+    ]
+
+
+def test_a_letter_alone_numbers_no_list() -> None:
+    found = documented("function", "Cut.", "", "Args:", "    joints: V.", "    size: H W, see B.C.", "")
+    assert found[-2:] == [":param joints: \\V.", ":param size: H W, see B.C."]
+
+
+@pytest.mark.parametrize("section", ["Returns", "Yields"])
+def test_what_is_returned_is_no_type(section: str) -> None:
+    found = documented("function", "Cut.", "", f"{section}:", "    two numbers: the first,", "    and the second.", "")
+    assert not [line for line in found if ":rtype:" in line or "*" in line]
+    assert [line.strip() for line in found[-2:]] == ["two numbers: the first,", "and the second."]
+
+
+def test_the_type_of_a_field_stands_behind_its_name() -> None:
+    lines = [".. attribute:: a", "", "   One.", "", "   :type: int", "", ".. attribute:: b", "", "   Two.", ""]
+    paperbook.types_behind_names(None, "class", "m", None, None, lines)  # type: ignore[arg-type]
+    assert lines[:4] == [".. attribute:: a", "   :type: int", "", "   One."] and lines[-4] == ".. attribute:: b"
+    assert sum(":type:" in line for line in lines) == 1
+
+
+def test_the_command_line_is_shown_as_its_help() -> None:
+    text = "\n".join(paperbook.command_help())
+    for command in cli.COMMANDS:
+        assert f"``migcore {command}``" in text and f"    usage: migcore {command} [-h]" in text
+    assert "usage: migcore runs pack [-h] PATH [KEY ...]" in text and "\x1b" not in text
