@@ -25,7 +25,8 @@ class MigcoreError(Exception):
     ) -> None:
         self.message, self.where, self.row, self.hint = message, where, row, hint
         place = "" if where is None else f"{where}{'' if row is None else f', row {row}'}: "
-        super().__init__(f"{place}{message}{'' if hint is None else f'. {hint}'}")
+        text = f"{place}{message}{'' if hint is None else f'. {hint}'}"
+        super().__init__(" ".join(text.splitlines()))  # one line, whatever a damaged file put into it
 
 
 class DataError(MigcoreError):

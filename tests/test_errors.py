@@ -23,6 +23,10 @@ def test_a_message_names_file_row_and_remedy() -> None:
     assert (error.message, error.where, error.row, error.hint) == ("is empty", Path("a/b.csv"), 3, "fill it")
 
 
+def test_a_message_is_one_line() -> None:
+    assert str(DataError("holds 'a\nb\r\nc'", where="x.pkl", hint="mend\nit")) == "x.pkl: holds 'a b c'. mend it"
+
+
 def test_a_row_without_a_file_and_a_file_without_a_row() -> None:
     assert str(DataError("is empty", row=3)) == "is empty"
     assert str(DataError("is empty", where="b.csv")) == "b.csv: is empty"

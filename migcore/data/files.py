@@ -80,8 +80,13 @@ def _table_bytes(path: Path, columns: ColumnMap) -> bytes:
     data = _read_bytes(path, "skeleton file").rstrip()
     if not data:
         raise DataError("skeleton file is empty", where=path, hint="Write one row per frame of the film")
-    if any(line.count(b",") != columns.columns - 1 for line in data.split(b"\n")):
+    lines = data.split(b"\n")
+    if any(line.count(b",") != columns.columns - 1 for line in lines):
         raise _bad_row(data, path, columns)
+    for row, line in enumerate(lines, start=1):
+        if b"\r" in line.removesuffix(b"\r"):  # a line end to pandas, and none to whoever counts rows
+            hint = "Write line ends as \\n or \\r\\n"
+            raise DataError("a carriage return stands within the row", where=path, row=row, hint=hint)
     return data
 
 

@@ -137,6 +137,17 @@ def test_what_is_no_table_is_refused(skeleton: Path, content: bytes) -> None:
         assert caught.value.where == skeleton and caught.value.hint
 
 
+def test_a_carriage_return_within_a_row_is_refused_and_at_its_end_is_none(skeleton: Path) -> None:
+    rows = rows_of(skeleton)
+    skeleton.write_bytes(b"\r\n".join(",".join(row).encode() for row in rows) + b"\r\n")
+    assert files.count_skeleton_rows(skeleton, OPENPOSE35) == len(rows)
+    put_rows(skeleton, change_cell(1, 7, "0\r0")(rows))
+    for read in (files.read_skeleton_csv, files.count_skeleton_rows):
+        with pytest.raises(DataError, match="carriage return") as caught:
+            read(skeleton, OPENPOSE35)
+        assert caught.value.row == 2
+
+
 def test_what_only_a_lenient_reader_takes_for_a_number_is_refused(skeleton: Path) -> None:
     put_rows(skeleton, change_cell(1, 7, "1_0")(rows_of(skeleton)))
     with pytest.raises(DataError, match="no table of numbers"):
