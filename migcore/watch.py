@@ -41,11 +41,16 @@ def watched(checkpoints: Mapping[str, Path]) -> Iterator[None]:
     bar = tqdm(desc=", ".join(checkpoints), file=sys.stderr, bar_format="{desc}: {elapsed}")
     thread = threading.Thread(target=_follow, args=(bar, checkpoints, ended), daemon=True)
     thread.start()
+    whole = False
     try:
         yield
+        whole = True
     finally:
         ended.set()
         thread.join()
+        if whole and bar.total:  # the last checkpoints may have gone between two looks
+            bar.n = bar.total
+            bar.refresh()
         bar.close()
 
 
