@@ -278,7 +278,7 @@ class Predictor:
         if skeleton is not None and extra:
             notes.append(f"{extra} rows of the skeleton lie behind the film's end and were left out")
         if skeleton is not None and unseen:
-            notes.append(f"{unseen} of {len(spans)} windows have no keypoint at all: there the film alone tells")
+            notes.append(f"{unseen} of {len(spans)} windows have no keypoint at all: there the skeleton streams guess")
         notes.append(NO_LIE_DETECTOR)
         names = tuple(label.split(":", 1)[0].strip() for label in labels) or tuple(g.name for g in CLASSES)
         return Prediction(names, spans, film.fps, fused / fused.sum(1, keepdims=True), weights, tuple(notes))

@@ -176,7 +176,7 @@ def test_windows_without_a_keypoint_are_told(predictor: Predictor, folder: Path)
     keypoints[8:16] = np.nan
     found = predictor.predict(path, (keypoints, scores), seconds=CLIP, stride=CLIP)
     assert np.isfinite(found.probabilities).all()
-    assert found.notes[0] == "1 of 4 windows have no keypoint at all: there the film alone tells"
+    assert found.notes[0] == "1 of 4 windows have no keypoint at all: there the skeleton streams guess"
     assert predictor.predict(path, (keypoints * np.nan, scores)).notes[0].startswith("1 of 1 windows")
 
 
