@@ -241,6 +241,15 @@ def test_any_path_will_do_and_notebooks_are_only_read(mini: Path, tmp_path: Path
     assert "here . and" in page and "Häuschen" not in page
 
 
+def test_a_build_needs_no_network(mini: Path) -> None:
+    alone = "unshare -rn sh -c 'ip link set lo up && {}'"  # the kernel talks to its client over the loopback
+    if run(alone.format("true"), mini).status != 0:
+        pytest.skip("this machine lets nobody build without its network")
+    assert run(alone.format("ip -o link"), mini).text.count("\n") == 1  # nothing but the loopback
+    outcome = run(alone.format("jupyter-book build book -W --keep-going"), mini)
+    assert outcome.status == 0 and executed(outcome.text) == ["01_first", "02_second"], outcome.text
+
+
 def test_buttons_follow_the_one_address(mini: Path) -> None:
     set_address(mini, "https://github.com/someone/something")
     outcome = build(mini)
