@@ -535,33 +535,33 @@ def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, wei
     fused = [(other, p) for name, p in jobs if not experiment(name).weights for other in experiment(name).depends]
     if weights and fused:
         _run_many(fused, seed, processes, weights=True)
-    todo: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
+    wanted: dict[str, tuple[str, Preset]] = {}  # by key: variants of a preset may share a run
     first: dict[str, tuple[str, Preset]] = {}
     for name, preset in jobs:
         data = identity(index_of(preset))
         this = key(name, preset, seed, data)
         found = ledger().get(this)
         if found is None or (weights and _lacks_weights(found)):
-            todo[this] = name, preset
+            wanted[this] = name, preset
             first |= {key(other, preset, seed, data): (other, preset) for other in experiment(name).depends}
     if missing := [job for this, job in first.items() if ledger().get(this) is None]:
         _run_many(missing, seed, processes, weights=False)
-        todo = {this: job for this, job in todo.items() if this not in first or weights}
+        wanted = {this: job for this, job in wanted.items() if this not in first or weights}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(len(todo), processes, cores) > 1 and not torch.cuda.is_available():
-        threads = max(1, cores // min(len(todo), processes))
+    if min(len(wanted), processes, cores) > 1 and not torch.cuda.is_available():
+        threads = max(1, cores // min(len(wanted), processes))
         context = multiprocessing.get_context("spawn")
-        ways = {this: (name, seed if experiment(name).random else 0) for this, (name, _) in todo.items()}
+        ways = {this: (name, seed if experiment(name).random else 0) for this, (name, _) in wanted.items()}
         twice = len({name for name, _ in ways.values()}) < len(ways)
         folders = {
             f"{name} {this[:4]}" if twice else name: runs_folder() / run_name(name, number, this) / CHECKPOINTS
             for this, (name, number) in ways.items()
         }
         pool = ProcessPoolExecutor(
-            min(len(todo), processes), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+            min(len(wanted), processes), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
         )
         with watched(folders), pool:
-            for done in [pool.submit(run, name, preset, seed, weights=weights) for name, preset in todo.values()]:
+            for done in [pool.submit(run, name, preset, seed, weights=weights) for name, preset in wanted.values()]:
                 done.result()
     return [_run(name, preset, seed, index_of(preset), True, weights) for name, preset in jobs]
 

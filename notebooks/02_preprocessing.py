@@ -242,7 +242,7 @@ lost = dict(zip(skeleton.joints, (found == 0).mean(0), strict=True))
 body, fingers = skeleton.joints[:12], skeleton.joints[12:]
 worst = max(body, key=lambda name: lost[name])
 Markdown(
-    "**What do we see?** Shoulders that shake move little, hardly more than the noise; a pen is in no curve at all. The skeleton file"
+    "**What do we see?** Shoulders are in their curves, as far as the noise lets one see; a pen is in no curve at all. The skeleton file"
     f" is an estimate. Over all training frames, {(found == 0).mean():.1%} of its points"
     f" are missing: {np.mean([lost[name] for name in fingers]):.1%} of the fingers, {np.mean([lost[name] for name in body]):.1%}"
     f" of the other joints, most often *{worst}* ({lost[worst]:.1%}). The scores of those that were found have a median of"

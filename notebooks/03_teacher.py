@@ -82,7 +82,7 @@ plots.against_texts((frames.mean(1) @ text.T).cpu().numpy(), labels[some])
 # ("left hand at the chin, face turned to the right"), never a class name or one of the sentences below. Two things make its
 # life easier than CLIP's: captions and class descriptions use the same plain words, and its pre-training was helped by what
 # only a renderer knows, which pixel belongs to which part of the body. And more than half of its pictures show one of the 32 gestures
-# being made; what was kept from it are their names and sentences. It has never seen a person.
+# being made; what it was never given are their names and sentences. It has never seen a person.
 # ```
 #
 # ## Sentences for classes
@@ -235,8 +235,8 @@ for name, vectors in (("one", teacher.class_embeddings(last)), ("all 29", text))
 # %% tags=["remove-input"]
 Markdown(
     (
-        "Here the average does worse: templates such as *a photo of* are not in the captions that this teacher learnt from, and they"
-        " move all classes towards each other."
+        "Here the average does worse. On the studio, one reason may be that templates such as *a photo of* are nothing that the captions"
+        " of its teacher say."
         if hits["one"] > hits["all 29"]
         else "Here the average does not do worse."
     )

@@ -666,9 +666,9 @@ Markdown(
 # * *Fusion.* A fusion wins only where streams disagree, and by the search's luck on the validation subjects. If one stream is far
 #   ahead, there is little to add (chapter 7).
 # * *Table 1.* TRN and DSCNet start from a ResNet that was taught, on the studio's own stills, where the keypoints are: nearer to the
-#   task than ImageNet is (chapter 10). The CLIP of the other film rows had the renderer's help as well, and captions. And rates of the
-#   baselines are the published ones where those train at all, while ours were chosen on validation. Who is ahead here is a statement about
-#   these starts as well.
+#   task than ImageNet is (chapter 10). The CLIP of the other film rows had the renderer's help as well, and captions. And learning rates
+#   were chosen on validation for the students, TRN and DSCNet's film stream, while the other baselines' were set from the published ones.
+#   Who is ahead here is a statement about these starts as well.
 # * *Decay.* A small frame has few patches, and each one dropped is a larger part of the picture than in a ViT-B/16. But as many patches
 #   dropped *by chance* cost less (chapter 11): here it is also the rule by which they are chosen.
 # * *Texts.* The miniature's sentences are shorter than CLIP's, and were learnt from drawn films. What they know of a gesture

@@ -83,7 +83,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "decay-accuracy",
         f"With token decay the video stream is not worse than without (by more than {MARGIN:g} points).",
-        "not claimed; what would do",
+        "not claimed; a weaker reading of Table 3",
     ),
     Claim("decay-memory", "Token decay brings the memory to 0.68 of what it was.", "Table 3"),
     Claim("text-joint", "Text alignment (map and texts) makes the joint network better.", _IMPLIED),
