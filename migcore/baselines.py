@@ -2,10 +2,10 @@
 
 At ``imigue`` each system has the recipe that it was published with; where its authors trained on another data set, that
 is said. The studio's presets are smaller, with learning rates and lengths to match, set from the published ones; the
-laptop's rates of TRN and DSCNet's film stream were chosen on validation clips, the others were not searched. Where the
-published systems start from ImageNet, those of the studio start from a small ResNet that was taught on the stills of the
-miniature CLIP (:mod:`migcore.studio.backbone`): from nothing, TRN and DSCNet's film stream learn next to nothing from a
-thousand clips.
+laptop's rates of TRN and DSCNet's film stream were chosen on validation clips, the others were not searched. Where
+published systems start from ImageNet, those of the studio start from a small ResNet that was taught on the stills of
+the miniature CLIP (:mod:`migcore.studio.backbone`): from nothing, TRN and DSCNet's film stream learn next to nothing
+from a thousand clips.
 """
 
 from __future__ import annotations

@@ -235,8 +235,8 @@ for name, vectors in (("one", teacher.class_embeddings(last)), ("all 29", text))
 # %% tags=["remove-input"]
 Markdown(
     (
-        "Here the average does worse. On the studio, one reason may be that templates such as *a photo of* are nothing that the captions"
-        " of its teacher say."
+        "Here the average does worse. On the studio, one reason may be that most prompts say the class's name twice, and the captions of its"
+        " teacher never say it."
         if hits["one"] > hits["all 29"]
         else "Here the average does not do worse."
     )
