@@ -25,7 +25,7 @@ from migcore import experiments, training
 from migcore.checkpoints import save_weights
 from migcore.data.imigue import write_labels_csv, write_skeleton_csv
 from migcore.data.layouts import IMIGUE22
-from migcore.data.video import FilmWriter
+from migcore.data.writer import FilmWriter
 from migcore.errors import ConfigError, DataError, LedgerError
 from migcore.heatmaps import joint_heatmaps, limb_heatmaps
 from migcore.ledger import Ledger, Run

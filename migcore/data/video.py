@@ -1,22 +1,19 @@
-"""Films, read where needed and written whole (§2.1: the film is cut into clips).
+"""Films, read where needed (§2.1: the film is cut into clips).
 
 T frames, H and W pixels. Notable choices:
 * Reading seeks to the key frame before a wanted frame and decodes from there; a frame is known by its time stamp, so
-  what comes back is the frame that a full decode would have counted to.
-* The time stamps of a film are read once per process (a pass over its packets without decoding) and kept.
-* Films are H.264 with a closed group of 25 frames: no frame needs more than 25 decoded.
+  what comes back is the frame that a full decode would have counted to (:mod:`migcore.data.timeline`).
+* Pictures are upright, as players show them: turned and mirrored as the film's display matrix says, and with square
+  pixels (the stored height stays, the width follows). Sizes and keypoints are those of the upright picture.
+* A film has one picture size. Where it changes inside of a film, the frames of another size are refused.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -28,15 +25,17 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from migcore.errors import ConfigError, DataError, StorageError
+from migcore.data.containers import check_bytes, open_film, unreadable
+from migcore.data.timeline import FilmIndex, decoded, film_index
+from migcore.errors import DataError
 
-GROUP = 25
-"""Frames from one key frame to the next in films that we write."""
+_WIDEST_PIXEL = 8
+"""A film that says of its pixels that one side is more than this times the other does not know: they are square."""
 
 
 @dataclass(frozen=True)
 class FilmInfo:
-    """What a film says of itself: number of frames, frames per second, size (H, W)."""
+    """What a film says of itself: number of frames, frames per second (mean, by its header), upright size (H, W)."""
 
     frames: int
     fps: float
@@ -44,173 +43,204 @@ class FilmInfo:
 
 
 @dataclass(frozen=True)
-class _FilmIndex:
-    """Which frame is which.
+class _Look:
+    """What the first frame and the header tell.
 
     Attributes:
-        frames: how many are shown.
-        numbers: of a frame by its time stamp; None if the film has no usable ones.
-        key_numbers: numbers of the key frames, rising.
-        key_stamps: their time stamps.
+        coded: (width, height) of the pictures as they are stored.
+        size: (H, W) of the upright picture with square pixels.
+        swap: rows become columns, before the mirroring.
+        mirror: which of (rows, columns) are then reversed.
+        fps: mean rate, 0 if it is not told.
+        promised: frames by the header, 0 if it does not tell or should not be believed.
     """
 
-    frames: int
-    numbers: dict[int, int] | None
-    key_numbers: np.ndarray
-    key_stamps: np.ndarray
-
-    def number(self, frame: VideoFrame) -> int:
-        """The number of a decoded frame by its time stamp, -1 if that tells none."""
-        return -1 if self.numbers is None or frame.pts is None else self.numbers.get(frame.pts, -1)
+    coded: tuple[int, int]
+    size: tuple[int, int]
+    swap: bool
+    mirror: tuple[bool, bool]
+    fps: float
+    promised: int
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError("the film is missing", where=path, hint="Put it there or leave its clips out")
-    reason = getattr(error, "strerror", None) or str(error)
-    return DataError(
-        f"is no whole film ({reason})", where=path, hint="It may be truncated or of another type: fetch it again"
-    )
-
-
-def _open(path: Path) -> tuple[InputContainer, VideoStream]:
-    try:
-        container = av.open(str(path))
-    except (OSError, ValueError, av.FFmpegError) as error:
-        raise _unreadable(path, error) from error
-    if not container.streams.video:
-        container.close()
-        raise DataError("has no video stream", where=path, hint="Name a film")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # loaders run in several processes
-    return container, stream
-
-
-@lru_cache(maxsize=512)
-def _film_index(path: Path, size: int, time_ns: int) -> _FilmIndex:
-    """Of a film of that size and time of change (so that a new file of the same name is read anew)."""
-    container, stream = _open(path)
-    with container:
-        try:
-            packets = [p for p in container.demux(stream) if p.size]
-        except (OSError, ValueError, av.FFmpegError) as error:
-            raise _unreadable(path, error) from error
-        # By time, not by count: an edit list may hide frames that the header counts.
-        ends = [p.pts + (p.duration or 0) for p in packets if p.pts is not None]
-        steps = [p.duration or 0 for p in packets]
-        missing = (stream.start_time or 0) + (stream.duration or 0) - max(ends, default=0)
-        if any(p.is_corrupt for p in packets) or missing > 2 * max(steps, default=0):
-            raise DataError(f"is truncated after {len(packets)} frames", where=path, hint="Fetch the film again")
-    shown = [p for p in packets if not p.is_discard]
-    stamps = np.array([-1 if p.pts is None else p.pts for p in shown], dtype=np.int64)
-    order = np.argsort(stamps)
-    key_numbers = np.flatnonzero(np.array([p.is_keyframe for p in shown], dtype=bool)[order])
-    stamps = stamps[order]
-    usable = all(p.pts is not None for p in shown) and len(np.unique(stamps)) == len(stamps)
-    numbers = {stamp: number for number, stamp in enumerate(stamps.tolist())} if usable else None
-    return _FilmIndex(len(shown), numbers, key_numbers, stamps[key_numbers])
-
-
-def _index(path: Path) -> _FilmIndex:
+def _look(path: Path) -> _Look:
     try:
         stat = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
-    index = _film_index(path, stat.st_size, stat.st_mtime_ns)
-    if not index.frames:
-        raise DataError("has no frames", where=path, hint="Fetch the film again")
-    return index
+        raise unreadable(path, error) from error
+    return _look_at(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _look_at(path: Path, size: int, time_ns: int) -> _Look:
+    """Of a film of that size and time of change."""
+    check_bytes(path)
+    container, stream = open_film(path)
+    with container:
+        rate, pixel = stream.average_rate or stream.guessed_rate, stream.sample_aspect_ratio
+        promised = _promised(container, stream)
+        frame = next(decoded(container, stream, path), None)
+        if frame is None:
+            raise DataError("has no frames", where=path, hint="Fetch or copy the film again")
+        swap, mirror = _orientation(frame)
+        height, width, aspect = frame.height, frame.width, float(pixel or 1)
+        if 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
+            width = max(1, round(width * aspect))
+        upright = (width, height) if swap else (height, width)
+        return _Look((frame.width, frame.height), upright, swap, mirror, float(rate or 0), promised)
+
+
+def _promised(container: InputContainer, stream: VideoStream) -> int:
+    """Frames by an MP4's table, which is read when it is opened; 0 where the table does not begin with a key frame."""
+    if "mp4" not in container.format.name.split(","):
+        return 0
+    entries = [entry for entry in stream.index_entries if not entry.is_discard]
+    return len(entries) if entries and entries[0].is_keyframe and len(entries) <= stream.frames else 0
+
+
+def _orientation(frame: VideoFrame) -> tuple[bool, tuple[bool, bool]]:
+    """How a picture is turned to stand upright: rows and columns swapped, and then which of them reversed.
+
+    The display matrix takes a stored place (x, y) to the shown (a·x + c·y, b·x + d·y), in 16.16 fixed point; the
+    nearest of the eight ways without slant is taken.
+    """
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, (False, False)
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32, count=5).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, (d < 0, a < 0)
+    return True, (b < 0, c < 0)
 
 
 def probe(path: str | Path, *, exact: bool = True) -> FilmInfo:
-    """Frames, rate and size of a film.
+    """Frames, rate and upright size of a film.
 
     Args:
         path: the film.
-        exact: count the frames (a pass over the file without decoding); otherwise believe the header where it tells,
-            which can promise more than a cut or truncated film shows.
+        exact: count the frames that a decode gives (a pass over the file, nearly always without decoding); otherwise
+            believe an MP4's table of frames, which can promise a few more where a film was cut without care.
 
     Raises:
-        DataError: the film is missing, truncated (``exact``), or no film.
+        DataError: the film is missing, truncated, or no film.
     """
     path = Path(path)
-    container, stream = _open(path)
-    with container:
-        promised, rate, size = stream.frames, stream.average_rate, (stream.height, stream.width)
-    frames = promised if promised and not exact else _index(path).frames
-    return FilmInfo(frames, float(rate) if rate else 0.0, size)
+    look = _look(path)
+    frames = look.promised if look.promised and not exact else film_index(path).frames
+    return FilmInfo(frames, look.fps, look.size)
 
 
-def _decode(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
-    try:
-        for frame in container.decode(stream):
-            if frame.is_corrupt:  # patched with what was there before
-                raise DataError(f"is damaged at {frame.time} s", where=path, hint="Fetch the film again")
-            yield frame
-    except (OSError, ValueError, av.FFmpegError) as error:
-        raise _unreadable(path, error) from error
+def frame_times(path: str | Path) -> np.ndarray:
+    """When the frames of a film are shown, by their time stamps.
+
+    Args:
+        path: the film.
+
+    Returns:
+        [T + 1] float64: seconds from the first frame on at which each frame begins, and at which the last one ends. A
+        film without stamps has an even rate; without a rate either, all are 0.
+
+    Raises:
+        DataError: as :func:`probe`.
+    """
+    return film_index(Path(path)).times
+
+
+def has_stamps(path: str | Path) -> bool:
+    """Whether :func:`frame_times` are the film's own and not counted at an assumed rate; errors as there."""
+    return film_index(Path(path)).timed
 
 
 class _Picture:
-    """Turns decoded frames into [H, W, 3] uint8, scaled to ``size`` if there is one."""
+    """Turns decoded frames into upright [H, W, 3] uint8 of ``size``, that of the film if it is None."""
 
-    def __init__(self, size: tuple[int, int] | None) -> None:
-        self._height = None if size is None else size[0]
-        self._width = None if size is None else size[1]
+    def __init__(self, look: _Look, size: tuple[int, int] | None, path: Path) -> None:
+        self._look, self._path = look, path
+        height, width = (look.size if size is None else size)[:: -1 if look.swap else 1]
+        scaled = (width, height) != look.coded
+        self._width = width if scaled else None
+        self._height = height if scaled else None
         self._reformatter = VideoReformatter()  # kept: setting one up costs more than scaling a small frame
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
+    def __call__(self, frame: VideoFrame, number: int) -> np.ndarray:
+        if (frame.width, frame.height) != self._look.coded:
+            was, now = ("{}×{}".format(*size) for size in (self._look.coded, (frame.width, frame.height)))
+            raise DataError(
+                f"the size of its pictures changes: frame {number} has {now} pixels, the first frame has {was}",
+                where=self._path,
+                hint="Write the film anew in one size, with a video editor or `ffmpeg -i FILM -vf scale=W:H OTHER`",
+            )
         rgb = self._reformatter.reformat(
             frame, width=self._width, height=self._height, format="rgb24", interpolation=Interpolation.BILINEAR
         )
-        return rgb.to_ndarray()
+        picture = rgb.to_ndarray()
+        if self._look.swap:
+            picture = picture.transpose(1, 0, 2)
+        rows, columns = self._look.mirror
+        return picture[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
-def _from_start(path: Path, index: _FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
+def _damaged(path: Path, number: int) -> DataError:
+    return DataError(f"is damaged at frame {number}", where=path, hint="Fetch or copy the film again")
+
+
+def _from_start(path: Path, index: FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
     """Pictures of the wanted frames (sorted) from a decode of everything before them; may miss some."""
     found: dict[int, np.ndarray] = {}
     remaining = set(wanted.tolist())
-    container, stream = _open(path)
+    container, stream = open_film(path)
     with container:
-        for count, frame in enumerate(_decode(container, stream, path)):
-            number = count if index.numbers is None else index.number(frame)
+        clean = False
+        for count, frame in enumerate(decoded(container, stream, path)):
+            number = count if index.stamps is None else index.number(frame)
+            clean = clean or frame.key_frame
+            if frame.is_corrupt and (clean or number in remaining):  # patched with what was there before
+                raise _damaged(path, count)
             if number in remaining:
-                found[number] = picture(frame)
+                found[number] = picture(frame, number)
                 remaining.remove(number)
             if not remaining:
                 break
     return found
 
 
-def _by_seeking(path: Path, index: _FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
+def _by_seeking(path: Path, index: FilmIndex, wanted: np.ndarray, picture: _Picture) -> dict[int, np.ndarray]:
     """Pictures of the wanted frames (sorted), each group of frames decoded from its key frame; may miss some."""
-    if index.numbers is None or not len(index.key_numbers) or index.key_numbers[0] != 0:
+    if index.stamps is None or not len(index.key_numbers):
         return {}
     group_of = np.searchsorted(index.key_numbers, wanted, side="right") - 1
     found: dict[int, np.ndarray] = {}
-    container, stream = _open(path)
+    container, stream = open_film(path)
     with container:
-        position = 0  # the group that decoding would run into
-        frames = _decode(container, stream, path)
-        for group in np.unique(group_of):
+        position = 0 if index.key_numbers[0] == 0 else None  # the group that decoding would run into
+        frames = decoded(container, stream, path)
+        for group in np.unique(group_of[group_of >= 0]):
             here = wanted[group_of == group]
-            if group > position:
-                container.seek(int(index.key_stamps[group]), stream=stream, backward=True, any_frame=False)
-                frames = _decode(container, stream, path)
+            if position is None or group > position:
+                key = int(index.stamps[index.key_numbers[group]])
+                try:
+                    container.seek(key, stream=stream, backward=True, any_frame=False)
+                except (OSError, ValueError, av.FFmpegError) as error:  # a container without an index, or a broken one
+                    raise unreadable(path, error) from error
+                frames = decoded(container, stream, path)
             remaining = set(here.tolist())
+            clean = False  # from the key frame on; what comes before it may lean on what was not decoded
             for frame in frames:
                 number = index.number(frame)
-                if number in remaining:
-                    found[number] = picture(frame)
+                clean = clean or number == index.key_numbers[group]
+                if clean and frame.is_corrupt:
+                    raise _damaged(path, number)
+                if clean and number in remaining:
+                    found[number] = picture(frame, number)
                     remaining.remove(number)
                 if not remaining or number > here[-1]:
                     break
-            position = group + 1
+            position = int(group) + 1
     return found
 
 
 def read_frames(path: str | Path, indices: Any, *, size: tuple[int, int] | None = None) -> Tensor:
-    """Single frames of a film, exactly those that counting through a full decode would give.
+    """Single frames of a film, exactly those that counting through a full decode would give, upright.
 
     Args:
         path: the film.
@@ -221,26 +251,27 @@ def read_frames(path: str | Path, indices: Any, *, size: tuple[int, int] | None 
         [3, T, H, W] uint8, RGB.
 
     Raises:
-        DataError: the film is missing, truncated, damaged at these frames, or no film; it has no such frame; or none is
-            asked for.
+        DataError: the film is missing, truncated, damaged at these frames, or no film; it has no such frame; none is
+            asked for; or one has another size than the film's first.
     """
     path = Path(path)
     numbers = np.asarray(indices, dtype=np.int64).reshape(-1)
     if not len(numbers):
         raise DataError("no frame is asked for", where=path, hint="Leave empty clips out")
-    index = _index(path)
+    index = film_index(path)
     if numbers.min() < 0 or numbers.max() >= index.frames:
         outside = int(numbers.min() if numbers.min() < 0 else numbers.max())
         raise DataError(f"frame {outside} is asked for, but it has frames 0..{index.frames - 1}", where=path)
     wanted, inverse = np.unique(numbers, return_inverse=True)
-    picture, found = _Picture(size), {}
+    picture = _Picture(_look(path), size, path)
+    found: dict[int, np.ndarray] = {}
     with suppress(DataError):  # a decoder may complain of what lies before the wanted frames where groups are open
         found = _by_seeking(path, index, wanted, picture)
     if len(found) < len(wanted):
         found = _from_start(path, index, wanted, picture)
     if len(found) < len(wanted):
         missing = min(set(wanted.tolist()) - set(found))
-        raise DataError(f"frame {missing} cannot be decoded", where=path, hint="Fetch the film again")
+        raise DataError(f"frame {missing} cannot be decoded", where=path, hint="Fetch or copy the film again")
     pictures = np.stack([found[number] for number in wanted.tolist()])
     return torch.from_numpy(pictures).permute(3, 0, 1, 2)[:, torch.from_numpy(inverse)].contiguous()
 
@@ -262,98 +293,28 @@ def read_all(
     Raises:
         DataError: as :func:`read_frames`.
     """
-    return read_frames(path, np.arange(start, _index(Path(path)).frames if end is None else end), size=size)
+    return read_frames(path, np.arange(start, film_index(Path(path)).frames if end is None else end), size=size)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, which takes its place when the block ends well and is gone when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        hint = "Free space or choose another disk, then run again; what was there before is intact"
-        raise StorageError(f"could not be written ({error.strerror or error})", where=path, hint=hint) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-class FilmWriter:
-    """Writes a film, whole or not at all: H.264 in MP4, yuv420p, one thread, closed groups of 25 frames.
-
-    A context manager; the file appears under its name when the block ends without an error.
+def check_pictures(path: str | Path) -> None:
+    """Look at the key frames of a film, where its pictures may change their size.
 
     Args:
         path: the film.
-        size: (H, W), both even.
-        fps: frames per second.
-        crf: x264's constant quality, 0 (lossless) to 51; small films need low values to keep small motion.
 
     Raises:
-        ConfigError: the size is odd or empty, or fps or crf are out of range.
-        StorageError: the film could not be written (full disk, no permission); nothing is left behind.
+        DataError: one is damaged or has another size than the film's first frame; or as :func:`probe`.
     """
-
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float, *, crf: int = 16) -> None:
-        height, width = size
-        if height < 2 or width < 2 or height % 2 or width % 2:
-            raise ConfigError(f"a film of {height}×{width} pixels is not possible", hint="Both sides are even numbers")
-        if not 0 < fps <= 1000 or not 0 <= crf <= 51:
-            raise ConfigError(f"fps {fps} or crf {crf} is out of range")
-        self.path, self.size, self.frames = Path(path), (height, width), 0
-        self._rate = Fraction(fps).limit_denominator(1001)
-        self._crf = crf
-
-    def __enter__(self) -> FilmWriter:
-        with ExitStack() as stack:
-            # A Python file, because its errors (a full disk) come through as they are.
-            file = stack.enter_context(stack.enter_context(_replacing(self.path)).open("wb"))
-            self._container = stack.enter_context(av.open(file, "w", format="mp4"))
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
-            self._stream.height, self._stream.width = self.size
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.thread_count = 1
-            self._stream.options = {
-                "crf": str(self._crf),
-                "preset": "veryfast",
-                # Without mbtree and b-adapt the same frames give the same bytes, also where frames are tiny.
-                "x264-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:open-gop=0:mbtree=0:b-adapt=0",
-            }
-            stack.push(self._finish)
-            self._stack = stack.pop_all()
-        return self
-
-    def write(self, frames: np.ndarray) -> None:
-        """Append frames.
-
-        Args:
-            frames: [N, H, W, 3] uint8, RGB.
-
-        Raises:
-            DataError: another shape or type.
-        """
-        if frames.ndim != 4 or frames.shape[1:] != (*self.size, 3) or frames.dtype != np.uint8:
-            expected = f"uint8 [N, {self.size[0]}, {self.size[1]}, 3]"
-            raise DataError(f"frames are {frames.dtype} {list(frames.shape)}, not {expected}", where=self.path)
-        for picture in frames:
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts = self.frames
-            self._container.mux(self._stream.encode(frame))
-            self.frames += 1
-
-    def _finish(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Flush the encoder when all went well."""
-        if kind is None:
-            if not self.frames:
-                raise DataError("a film needs at least one frame", where=self.path)
-            self._container.mux(self._stream.encode(None))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    path = Path(path)
+    index, look = film_index(path), _look(path)
+    picture = _Picture(look, (2, 2), path)
+    container, stream = open_film(path)
+    with container:
+        stream.codec_context.skip_frame = "NONKEY"
+        for count, frame in enumerate(decoded(container, stream, path)):
+            number = index.number(frame)
+            if number < 0 and len(index.key_numbers):
+                number = int(index.key_numbers[min(count, len(index.key_numbers) - 1)])
+            if frame.is_corrupt:
+                raise _damaged(path, number)
+            picture(frame, number)

@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from migcore.data.imigue import write_labels_csv, write_skeleton_csv
-from migcore.data.video import FilmWriter
+from migcore.data.writer import FilmWriter
 from migcore.errors import ConfigError, StorageError
 from migcore.files import write_json, write_text
 from migcore.labels import CLASSES, NUM_CLASSES

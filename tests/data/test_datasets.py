@@ -19,7 +19,8 @@ from migcore.data.datasets import SkeletonClips, SkeletonConfig, VideoClips, Vid
 from migcore.data.imigue import AbsentClassWarning, ClipIndex, ClipRecord, open_dataset, read_clip_skeleton
 from migcore.data.layouts import COCO17, IMIGUE22
 from migcore.data.sampling import segment_centres, uniform_test
-from migcore.data.video import FilmWriter, read_all, read_frames
+from migcore.data.video import read_all, read_frames
+from migcore.data.writer import FilmWriter
 from migcore.errors import ConfigError, DataError
 
 SMALL = SkeletonConfig(frames=8, train_size=(28, 24), test_size=(32, 32), test_clips=3)

@@ -20,7 +20,8 @@ from migcore.data.datasets import collate
 from migcore.data.dense import CropConfig, DenseClips, square_box, window_frames
 from migcore.data.files import write_skeleton_csv
 from migcore.data.imigue import AbsentClassWarning, ClipIndex, open_dataset, read_clip_skeleton
-from migcore.data.video import FilmWriter, read_frames
+from migcore.data.video import read_frames
+from migcore.data.writer import FilmWriter
 from migcore.errors import ConfigError, DataError
 
 SMALL = CropConfig(segments=3, window=2, size=32)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from migcore.data.files import write_labels_csv, write_skeleton_csv
-from migcore.data.video import FilmWriter
+from migcore.data.writer import FilmWriter
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 """For property tests: enough examples, no deadline on a busy machine; a test may write over its own files."""
