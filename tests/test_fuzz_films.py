@@ -1,8 +1,8 @@
 """Films as editors, recorders and networks leave them, against one oracle: a full decode, frame by frame.
 
-A film is made, its packets are put into another container, some of them dropped, their stamps shifted, doubled or started
-again, or its bytes cut or joined. What is read must be what PyAV alone decodes from the first packet to the last; only
-what was lost may be refused.
+A film is made, its packets are put into another container, some of them dropped, their stamps shifted, doubled or
+started again, or its bytes cut or joined. What is read must be what PyAV alone decodes from the first packet to the
+last; only what was lost may be refused.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from migcore.errors import DataError
 _LISTS = {"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}
 """Demuxers of files that name other files."""
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
-_TS = 188
-"""Bytes of a transport stream's packet."""
+_TS, _STUFFING = 188, 0x1FFF
+"""Bytes of a transport stream's packet, and the number of those that carry nothing."""
 _SLACK = 16
 """Bytes that a container may declare in excess: some writers count the header of a chunk twice."""
 
@@ -54,7 +54,7 @@ def open_film(path: Path) -> tuple[InputContainer, VideoStream]:
     if path.is_dir():
         raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     try:
-        container = av.open(f"file:{os.path.abspath(path)}")
+        container = av.open(f"file:{os.path.abspath(path)}", metadata_errors="replace")  # titles in any encoding
     except (OSError, ValueError, av.FFmpegError) as error:
         raise unreadable(path, error) from error
     names = set(container.format.name.split(","))
@@ -194,15 +194,18 @@ def check_bytes(path: Path) -> None:
         raise DataError(message, where=path, hint="Fetch or copy the film again")
 
 
-def is_joined(path: Path, pid: int) -> bool:
-    """Whether the counters of an MPEG transport stream break only where one stream was put behind another.
+def lost_packets(path: Path, pid: int) -> bool | None:
+    """Whether packets of an MPEG transport stream were lost, by the counters that it carries.
 
-    At such a seam the next packet begins a frame, and before it come tables whose counters break too; where packets were
-    lost, one or the other does not hold.
+    Where one stream was put behind another they break too, but there the next packet begins a frame, and before it come
+    tables whose counters break as well.
 
     Args:
         path: the film.
         pid: of its pictures.
+
+    Returns:
+        None where the file is no plain run of packets, so that nothing can be said.
 
     Raises:
         DataError: the file cannot be read.
@@ -212,22 +215,21 @@ def is_joined(path: Path, pid: int) -> bool:
     except OSError as error:
         raise unreadable(path, error) from error
     packets = data[: len(data) // _TS * _TS].reshape(-1, _TS)
-    if (
-        not len(packets) or (packets[:, 0] != 0x47).any() or (packets[:, 1] & 0x80).any()
-    ):  # no sync byte; transport error
-        return False
+    if not len(packets) or (packets[:, 0] != 0x47).any():
+        return None
     pids = (packets[:, 1] & 0x1F).astype(np.int64) << 8 | packets[:, 2]
-    carries = (packets[:, 3] & 0x10 > 0) & (pids != 0x1FFF)
+    carries = packets[:, 3] & 0x10 > 0
+    excused = (packets[:, 3] & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)  # it says so itself
     broken = np.zeros(len(packets), dtype=bool)
-    for each in np.unique(pids[carries]):
+    for each in np.unique(pids[carries & (pids != _STUFFING)]):
         places = np.flatnonzero(carries & (pids == each))
         broken[places[1:]] = ~np.isin(np.diff((packets[places, 3] & 0x0F).astype(np.int64)) % 16, (0, 1))
     others, pictures = np.flatnonzero(broken & (pids != pid)), np.flatnonzero(carries & (pids == pid))
-    for place in np.flatnonzero(broken & (pids == pid)):
+    for place in np.flatnonzero(broken & ~excused & (pids == pid)):
         before = pictures[np.searchsorted(pictures, place) - 1]
         if not packets[place, 1] & 0x40 or not ((others > before) & (others < place)).any():
-            return False
-    return True
+            return True
+    return bool((packets[pictures, 1] & 0x80).any())  # bits that the receiver could not mend
 
 
 def declared_end(path: Path, container: InputContainer, stream: VideoStream) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from migcore.data.containers import check_bytes, declared_end, is_joined, open_film, unreadable
+from migcore.data.containers import check_bytes, declared_end, lost_packets, open_film, unreadable
 from migcore.errors import DataError
 
 _WHOLE_FRAMES = {"mov", "mp4", "matroska", "webm"}
@@ -124,11 +124,13 @@ def _packets(container: InputContainer, stream: VideoStream, path: Path) -> list
     except (OSError, ValueError, av.FFmpegError) as error:
         raise unreadable(path, error) from error
     corrupt = [number for number, packet in enumerate(found) if packet.corrupt]
-    if corrupt and "mpegts" in container.format.name and is_joined(path, stream.id):
+    lost = lost_packets(path, stream.id) if "mpegts" in container.format.name else None
+    if lost or (lost is None and corrupt and corrupt[0] < len(found) - 1):
+        where = f" after {corrupt[0]} frames" if corrupt else ""
+        hint = "Fetch or copy the film again"
+        raise DataError(f"is damaged{where}: parts of it were lost on their way", where=path, hint=hint)
+    if lost is False:  # FFmpeg takes a seam for a loss
         corrupt = []
-    if corrupt and corrupt[0] < len(found) - 1:
-        hint = "Parts of it were lost: fetch or copy the film again"
-        raise DataError(f"is damaged after {corrupt[0]} frames", where=path, hint=hint)
     if corrupt or (declared is not None and _ends_early(found, others, declared, stream)):
         raise DataError(f"is truncated after {len(found)} frames", where=path, hint="Fetch or copy the film again")
     return found
@@ -236,8 +238,8 @@ def _by_decoding(path: Path, unit: float, rate: float) -> FilmIndex:
 def decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
     """Frames from where a film stands, in the order they are shown; a decoder's complaint is a DataError.
 
-    What comes before the first key frame may lean on pictures that are not there: where a decoder refuses it, it is left
-    out, as other decoders leave it out without a word.
+    What comes before the first key frame may lean on pictures that are not there: where a decoder refuses it, it is
+    left out, as other decoders leave it out without a word.
     """
     begun = False
     try:
