@@ -330,5 +330,6 @@ def read_pyskl(path: str | Path, split: str | None = None) -> list[dict[str, Any
         names = split_ids(content.get("split"), split)
         for number, name in enumerate(names, start=1):
             if name not in found:
-                raise DataError(f"split {split!r} lists {name!r}, which has no annotation", row=number)
+                message = f"split {split!r} lists {name!r}, which has no annotation"
+                raise DataError(message, row=number, hint="An annotation's id is its filename, else its frame_dir")
     return [found[name] for name in names]

@@ -11,6 +11,7 @@ from test_annotations import annotation, dump, pyskl
 
 from migcore.data import fields
 from migcore.data.annotations import read_pyskl, restricted_load
+from migcore.data.datasets import SkeletonClips, SkeletonConfig
 from migcore.errors import DataError
 
 SHAPE = (2, 5, 17)
@@ -331,3 +332,16 @@ def test_a_value_in_words_is_one_short_line() -> None:
         b"abc",
     ):
         assert 0 < len(fields.shown(value)) < 80
+
+
+def test_labels_of_clips_in_memory_are_whole_numbers() -> None:
+    def clips(label: Any) -> SkeletonClips:
+        keypoints = [points(axes=(1, 5, 22))]
+        return SkeletonClips.from_arrays(
+            ["a"], keypoints, [np.ones((1, 5, 22))], [label], SkeletonConfig(), train=False
+        )
+
+    assert clips(np.float64(3)).labels.tolist() == [3]
+    for label in (0.7, True, np.bool_(True), "3", None, np.nan):
+        with pytest.raises(DataError, match="the label of clip a is no whole number: "):
+            clips(label)
