@@ -4,6 +4,7 @@ N clips, M persons, T frames, V keypoints. Notable choices:
 * The unpickler knows containers, text, numbers and numpy arrays. Everything else, by whatever name, is refused before
   it is looked up; arrays are rebuilt here, so that not even numpy's own set-state code sees the file.
 * The organisers pad clips to 90 frames with zeros; the true length is what is left without trailing all-zero frames.
+* No field is what its name says until it is looked at (:mod:`~migcore.data.fields`): a number is never made of text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from migcore.data.entries import challenge_clip, pyskl_annotation, split_ids
+from migcore.data.fields import sequence, text, told_at, whole_number
 from migcore.errors import DataError
 from migcore.labels import NUM_CLASSES
 
@@ -72,6 +75,8 @@ def _rebuild(content: Any, kind: _Dtype, shape: tuple[int, ...], order: str) -> 
 def _scalar(kind: _Dtype, content: bytes) -> Any:
     if kind.dtype.hasobject:
         raise _Refused("object scalars are not admitted")
+    if not kind.dtype.itemsize:  # numpy's empty text; arrays of it are written one letter wide
+        return kind.dtype.type()
     return _rebuild(content, kind, (), "C")[()]
 
 
@@ -137,16 +142,32 @@ def _finish(value: Any, seen: dict[int, Any]) -> Any:
     elif isinstance(value, dict):
         seen[id(value)] = value
         for key in list(value):
-            _finish(key, seen)
+            _finish_key(key, seen)
             value[key] = _finish(value[key], seen)
     elif isinstance(value, tuple):
         return tuple(_finish(each, seen) for each in value)
     elif isinstance(value, (set, frozenset)):
         for each in value:
-            _finish(each, seen)
+            _finish_key(each, seen)
     elif not isinstance(value, (bytearray, np.ndarray, np.generic)):
-        raise _Refused(f"it holds a {type(value).__name__}")
+        raise _Refused(f"it holds {_name(value)}")
     return value
+
+
+def _finish_key(key: Any, seen: dict[int, Any]) -> None:
+    """A key, or a member of a set, is refused where a stand-in would stay in it."""
+    try:
+        hash(_finish(key, seen))
+    except TypeError as error:
+        raise _Refused("an array is a key or in a set") from error
+
+
+def _name(value: Any) -> str:
+    """What a file calls a stand-in that is no array."""
+    if isinstance(value, partial):
+        names = (f"{module}.{name} itself" for (module, name), found in _ADMITTED.items() if found is value.func)
+        return next(names, "a function")
+    return "a numpy.dtype" if isinstance(value, _Dtype) else f"a {type(value).__name__}"
 
 
 def restricted_load(path: str | Path) -> Any:
@@ -185,7 +206,7 @@ class SkeletonArrays:
     """Clips as arrays.
 
     Attributes:
-        keypoints: [N, M, T, V, 2] float32, pixels.
+        keypoints: [N, M, T, V, 2] float32, pixels, all finite.
         scores: [N, M, T, V] float32 in [0, 1]; 0 is missing.
         names: N clip ids, unique.
         labels: [N] int64, 0..31.
@@ -199,140 +220,116 @@ class SkeletonArrays:
     lengths: np.ndarray
 
 
-def _labels(values: Any, path: Path) -> np.ndarray:
-    """[N] int64 of labels, each checked."""
+def _challenge_data(path: Path) -> np.ndarray:
+    """[N, 3, T, V, M] as it is in the file."""
     try:
-        labels = np.asarray(values, dtype=np.int64).reshape(-1)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("the labels are not whole numbers", where=path) from error
-    wrong = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
-    if len(wrong):
-        message = f"label {labels[wrong[0]]} is not one of 0..{NUM_CLASSES - 1}"
-        raise DataError(message, where=path, row=int(wrong[0]) + 1, hint="Labels of this file are raw ids minus one")
-    return labels
+        data = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy parses a damaged header as Python, which can fail in any way
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"cannot be read ({error.strerror})", where=path, hint="Is it there?") from error
+        why = str(error).partition("\n")[0]
+        raise DataError(f"is no array file ({why})", where=path, hint="Fetch the file again") from error
+    if not isinstance(data, np.ndarray) or data.ndim != 5 or data.shape[1] != 3 or data.dtype.kind != "f":
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "several arrays"
+        raise DataError(f"holds {found}, not a float array [N, 3, T, V, M]", where=path)
+    for size, letter, what in zip(data.shape, "NCTVM", ("clips", "", "frames", "keypoints", "persons"), strict=True):
+        if not size:
+            raise DataError(f"holds no {what} ({letter} = 0)", where=path, hint="Fetch the file again")
+    return data
 
 
-def _clean(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Missing or not finite: score 0 at (0, 0). Scores are clipped to [0, 1]."""
-    missing = ~(np.isfinite(keypoints).all(axis=-1) & np.isfinite(scores))
-    keypoints[missing], scores[missing] = 0, 0
-    return keypoints, np.clip(scores, 0, 1)
+def _names_and_labels(path: Path, clips: int, of: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names, each once, and [N] int64 of labels, each checked; N is ``clips``, which the file ``of`` holds."""
+    content = sequence(restricted_load(path))
+    names, values = (sequence(part) for part in content) if content and len(content) == 2 else (None, None)
+    if names is None or values is None:
+        raise DataError("does not hold (names, labels)", where=path, hint="Both are lists with an entry per clip")
+    if not len(names) == len(values) == clips:
+        raise DataError(
+            f"has {len(names)} names and {len(values)} labels for the {clips} clips of {of}",
+            where=path,
+            hint="Take both files from the same split",
+        )
+    first: dict[str, int] = {}
+    labels = np.zeros(clips, np.int64)
+    hint = "Labels of this file are raw ids minus one"
+    for number, (entry, value) in enumerate(zip(names, values, strict=True), start=1):
+        with told_at(path, number):
+            name = text(entry, "the name of a clip is no text", "Names are texts, such as '0001_1'")
+            if first.setdefault(name, number) != number:
+                raise DataError(f"clip {name} is also entry {first[name]}")
+            labels[number - 1] = label = whole_number(value, "the labels are not whole numbers", hint)
+            if not 0 <= label < NUM_CLASSES:
+                raise DataError(f"label {label} is not one of 0..{NUM_CLASSES - 1}", hint=hint)
+    return tuple(first), labels
 
 
 def read_challenge_arrays(data_npy: str | Path, label_pkl: str | Path) -> SkeletonArrays:
     """The organisers' ``{split}_data.npy`` and ``{split}_label.pkl``.
 
     Args:
-        data_npy: float array [N, 3, T, V, M] with channels x, y, score; T is 90, zero-padded.
+        data_npy: float array [N, 3, T, V, M] with channels x, y, score; T is 90, zero-padded. A point that is not
+            finite is missing; a score may pass 0..1 by 0.1, and is clipped.
         label_pkl: pickled (names, labels), names "NNNN_k", labels 0..31.
 
     Returns:
         The clips, with their true lengths.
 
     Raises:
-        DataError: a file cannot be read, the pickle asks for code, shapes or counts do not fit, a name comes twice, a
-            label is out of range, or a clip is empty (all zeros); names file and entry.
+        DataError: a file cannot be read, the pickle asks for code, shapes or counts do not fit, there are no clips,
+            frames, keypoints or persons, a name is no text or comes twice, a label is no whole number or out of range,
+            a score is far outside 0..1, or a clip is empty (all zeros) or has no finite number; names file and entry.
     """
     data_npy, label_pkl = Path(data_npy), Path(label_pkl)
-    try:
-        data = np.load(data_npy, allow_pickle=False)
-    except Exception as error:  # numpy parses a damaged header as Python, which can fail in any way
-        why = str(error).partition("\n")[0]
-        raise DataError(f"is no array file ({why})", where=data_npy, hint="Fetch the file again") from error
-    if not isinstance(data, np.ndarray) or data.ndim != 5 or data.shape[1] != 3 or data.dtype.kind != "f":
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "several arrays"
-        raise DataError(f"holds {found}, not a float array [N, 3, T, V, M]", where=data_npy)
-    content = restricted_load(label_pkl)
-    sequences = (tuple, list, np.ndarray)
-    if not isinstance(content, sequences) or len(content) != 2 or not isinstance(content[0], sequences):
-        raise DataError("does not hold (names, labels)", where=label_pkl)
-    names, labels = tuple(str(name) for name in content[0]), _labels(content[1], label_pkl)
-    if not len(names) == len(labels) == len(data):
-        raise DataError(
-            f"has {len(names)} names and {len(labels)} labels for the {len(data)} clips of {data_npy.name}",
-            where=label_pkl,
-            hint="Take both files from the same split",
-        )
-    first: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        if first.setdefault(name, number) != number:
-            raise DataError(f"clip {name} is also entry {first[name]}", where=label_pkl, row=number)
-    data = np.moveaxis(data.astype(np.float32), (4, 1), (1, 4))  # [N, M, T, V, 3]
-    keypoints, scores = _clean(np.ascontiguousarray(data[..., :2]), np.ascontiguousarray(data[..., 2]))
-    filled = (keypoints != 0).any(axis=(1, 3, 4)) | (scores != 0).any(axis=(1, 3))
-    lengths = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
-    if (lengths == 0).any():
-        empty = int(np.flatnonzero(lengths == 0)[0])
-        raise DataError(f"clip {names[empty]} is empty: all its frames are zero", where=data_npy, row=empty + 1)
-    return SkeletonArrays(keypoints, scores, names, labels, lengths.astype(np.int64))
+    data = _challenge_data(data_npy)
+    names, labels = _names_and_labels(label_pkl, len(data), data_npy.name)
+    clips = []
+    for number, (name, clip) in enumerate(zip(names, data, strict=True), start=1):
+        with told_at(data_npy, number):
+            clips.append(challenge_clip(clip, name))
+    keypoints, scores, lengths = zip(*clips, strict=True)
+    return SkeletonArrays(np.stack(keypoints), np.stack(scores), names, labels, np.array(lengths, np.int64))
 
 
 def read_pyskl(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
     """Annotations of a split of a pyskl (or mmaction2) pickle.
 
     Args:
-        path: pickled {"split": {name: ids}, "annotations": [...]}.
-        split: a name in it; None for all annotations.
+        path: pickled {"split": {name: ids}, "annotations": [...]}. Annotations are dicts with "frame_dir" or
+            "filename", a text; "keypoint" [M, T, V, 2], an array or lists of real numbers; and, where they are known,
+            "keypoint_score" [M, T, V], "label", "total_frames" and "img_shape". Other fields are not looked at.
+        split: a name in it; None for all annotations, whatever the splits are.
 
     Returns:
-        In the order of the split, dicts with "id" (the file's ``filename``, else ``frame_dir``), "keypoint" float32
-        [M, T, V, 2] in pixels, "keypoint_score" float32 [M, T, V] (ones when the file has none), "label" (-1 when it
-        has none), "total_frames" = T, and "img_shape" (H, W) or None.
+        In the order of the split (of the alphabet, where it is a set), dicts with "id" (the file's ``filename``, else
+        ``frame_dir``), "keypoint" float32 [M, T, V, 2] in pixels, "keypoint_score" float32 [M, T, V] in 0..1 (ones when
+        the file has none), "label" from 0 (-1 when it has none), "total_frames" = T, and "img_shape" (H, W) or None. A
+        point that is not finite is missing, with score 0 at (0, 0); a score may pass 0..1 by 0.1, and is clipped.
 
     Raises:
-        DataError: the file cannot be read, asks for code, has no such split, an annotation is incomplete, empty, or of
-            other shapes, or an id is missing or comes twice; names file and entry.
+        DataError: the file cannot be read, asks for code, has no such split, an annotation is incomplete, empty, of
+            other shapes or types, an id is missing or comes twice, or a clip of the split is trained on and tested on;
+            names file and entry.
     """
     path = Path(path)
     content = restricted_load(path)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise DataError('does not hold {"split": ..., "annotations": [...]}', where=path)
+    annotations = sequence(content.get("annotations")) if isinstance(content, dict) else None
+    if annotations is None:
+        hint = "Where the file is the list of annotations alone, put it into such a dict"
+        raise DataError('does not hold {"split": ..., "annotations": [...]}', where=path, hint=hint)
     found: dict[str, dict[str, Any]] = {}
-    for number, entry in enumerate(content["annotations"], start=1):
-        annotation = _annotation(entry, path, number)
-        if annotation["id"] in found:
-            raise DataError(f"id {annotation['id']!r} comes twice", where=path, row=number)
+    for number, entry in enumerate(annotations, start=1):
+        with told_at(path, number):
+            annotation = pyskl_annotation(entry)
+            if annotation["id"] in found:
+                raise DataError(f"id {annotation['id']!r} comes twice", hint="Keep one of the two")
         found[annotation["id"]] = annotation
     if split is None:
         return list(found.values())
-    splits = content.get("split")
-    if not isinstance(splits, dict) or split not in splits:
-        known = ", ".join(map(str, splits)) if isinstance(splits, dict) else "none"
-        raise DataError(f"has no split {split!r}", where=path, hint=f"Its splits: {known}")
-    if not isinstance(splits[split], (list, tuple, np.ndarray)):
-        raise DataError(f"split {split!r} is no list of ids", where=path)
-    missing = [name for name in splits[split] if name not in found]
-    if missing:
-        raise DataError(f"split {split!r} lists {missing[0]!r}, which has no annotation", where=path)
-    return [found[name] for name in splits[split]]
-
-
-def _annotation(entry: Any, path: Path, number: int) -> dict[str, Any]:
-    """One annotation, checked; number counts from 1."""
-    name = entry.get("filename", entry.get("frame_dir")) if isinstance(entry, dict) else None
-    if not isinstance(name, str) or "keypoint" not in entry:
-        raise DataError("an annotation needs frame_dir and keypoint", where=path, row=number)
-    try:
-        keypoints = np.array(entry["keypoint"], dtype=np.float32)
-        scores = np.array(entry.get("keypoint_score", np.ones(keypoints.shape[:-1])), dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"keypoints of {name!r} are not numbers", where=path, row=number) from error
-    if keypoints.ndim != 4 or keypoints.shape[-1] != 2 or scores.shape != keypoints.shape[:-1]:
-        message = f"{name!r} has keypoints {keypoints.shape} and scores {scores.shape}, not [M, T, V, 2] and [M, T, V]"
-        raise DataError(message, where=path, row=number)
-    frames = entry.get("total_frames", keypoints.shape[1])
-    if frames != keypoints.shape[1] or not keypoints.size:
-        message = f"{name!r} says {frames} frames and has {keypoints.shape[1]}"
-        raise DataError(message, where=path, row=number, hint="Leave empty clips out")
-    keypoints, scores = _clean(keypoints, scores)
-    label, shape = entry.get("label", -1), entry.get("img_shape")
-    if not isinstance(label, (int, np.integer)):
-        raise DataError(f"the label of {name!r} is no whole number", where=path, row=number)
-    return {
-        "id": name,
-        "keypoint": keypoints,
-        "keypoint_score": scores,
-        "label": int(label),
-        "total_frames": int(frames),
-        "img_shape": None if shape is None else (int(shape[0]), int(shape[1])),
-    }
+    with told_at(path):
+        names = split_ids(content.get("split"), split)
+        for number, name in enumerate(names, start=1):
+            if name not in found:
+                message = f"split {split!r} lists {name!r}, which has no annotation"
+                raise DataError(message, row=number, hint="An annotation's id is its filename, else its frame_dir")
+    return [found[name] for name in names]

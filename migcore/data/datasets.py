@@ -229,13 +229,15 @@ class SkeletonClips(_Clips):
             seed: as above.
 
         Raises:
-            DataError: a clip has no frames or shapes that do not fit.
+            DataError: a clip has no frames or shapes that do not fit, or a label is no whole number.
             ConfigError: the clips have other keypoints than the layout.
         """
         loaded, records = [], []
         for name, points, confidence, label in zip(names, keypoints, scores, labels, strict=True):
             if points.ndim != 4 or points.shape[:-1] != confidence.shape or not points.size:
                 raise DataError(f"clip {name} has keypoints {points.shape} and scores {confidence.shape}")
+            if np.asarray(label).dtype.kind not in "iuf" or label % 1:
+                raise DataError(f"the label of clip {name} is no whole number: {label!r}", hint="Labels count from 0")
             loaded.append((points.astype(np.float32), confidence.astype(np.float32)))
             records.append(ClipRecord(name, name.split("_")[0], 1, points.shape[1], int(label), ""))
         clips = cls.__new__(cls)
