@@ -85,7 +85,9 @@ def beginning(path: Path) -> str:
 def pickled(path: Path) -> Pickled:
     """What the pickle in a file of ``torch.save`` asks for; nothing of a damaged one."""
     try:
-        if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        if zipped:
             with zipfile.ZipFile(path) as archive, archive.open(_pickle_in(archive.namelist())) as stream:
                 return _asked_for(stream, 1)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:

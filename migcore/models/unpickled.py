@@ -16,8 +16,7 @@ import re
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ _CLASS = "the class it stands for"  # no attribute of an object is called so
 _ALONE = "have it saved as weights alone, torch.save(model.state_dict(), FILE); migcore never runs code of a file"
 _BLOCKED = ("os.", "posix.", "nt.", "sys.")  # modules of which torch's reader takes no name, whatever is admitted
 _MAKE_DATA = re.compile(  # whose calls make plain data; others that do are classes, and written with a capital
-    r"(numpy|collections|datetime|decimal|fractions|pathlib|uuid)\..*"
+    r"(numpy|collections|datetime|decimal|fractions|uuid)\..*|re\._compile|functools\.partial|copyreg\._reconstructor"
     r"|builtins\.(object|slice|range|frozenset|bytes|int|float|str|bool|list|tuple|dict)"
 )
 _ORDINARY = re.compile(  # beside weights that are saved as they should be
@@ -53,17 +52,18 @@ def read_torch(path: Path) -> object:
     """
     names, protocol = pickled(path)
     _refuse_hopeless(names, path)
-    admitted: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [*_NUMPY, (_Object, _Object.__name__)]
-    admitted += [(_standin(name), name) for name in names if name not in {known for _, known in _NUMPY}]
-    try:
-        with _LOCK, _admitted(admitted), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on other protocols: what cannot be read of them is refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except _Called as error:
-        raise CheckpointError(f"opening the file would call {error}, which is code", where=path, hint=_ALONE) from error
-    except Exception as error:  # a damaged file fails with whatever comes
-        raise _unreadable(path, names, protocol, error) from error
-    return _with_arrays(content, set())
+    strange = [name for name in names if not _ORDINARY.fullmatch(name)]
+    failed: Exception | None = None
+    for made in (_empty, _Object, _list) if strange else (_empty,):  # one of them may bear what is done to all objects
+        try:
+            return _with_arrays(_loaded(path, names, made), set())
+        except _Called as error:
+            raise CheckpointError(
+                f"opening the file would call {error}, which is code", where=path, hint=_ALONE
+            ) from error
+        except Exception as error:  # a damaged file fails with whatever comes
+            failed = failed or error
+    raise _unreadable(path, strange, protocol, failed) from failed
 
 
 def class_name(value: object) -> str | None:
@@ -72,17 +72,23 @@ def class_name(value: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-@contextmanager
-def _admitted(names: list[Callable[..., Any] | tuple[Callable[..., Any], str]]) -> Iterator[None]:
-    """These names and no others, beside torch's own: what the process admits for its own files is not for this one."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(names)
-    try:
-        yield
-    finally:
+def _loaded(path: Path, names: tuple[str, ...], made: Callable[[str], Any]) -> object:
+    """The file as torch's reader has it, with stand-ins for these names, whose objects ``made`` makes.
+
+    What the process admits for its own files is not admitted for this one.
+    """
+    known = {name for _, name in _NUMPY}
+    with _LOCK, path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on other protocols: what cannot be read of them is refused
+        before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+        try:
+            torch.serialization.add_safe_globals([*_NUMPY, (_Object, _Object.__name__)])
+            torch.serialization.add_safe_globals([(_standin(name, made), name) for name in names if name not in known])
+            return torch.load(file, map_location="cpu", weights_only=True)
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
 
 
 def _refuse_hopeless(names: tuple[str, ...], path: Path) -> None:
@@ -100,25 +106,23 @@ def _refuse_hopeless(names: tuple[str, ...], path: Path) -> None:
         )
 
 
-def _unreadable(path: Path, names: tuple[str, ...], protocol: int, error: Exception) -> CheckpointError:
-    strange = [name for name in names if not _ORDINARY.fullmatch(name)]
+def _unreadable(path: Path, strange: list[str], protocol: int, error: Exception | None) -> CheckpointError:
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(". ")[0]
     if "Weights only load failed" in reason or not reason:
         reason = type(error).__name__
-    if isinstance(error, pickle.UnpicklingError) and protocol > 2:
-        return CheckpointError(
-            f"the file is written in protocol {protocol} of pickle, which is not read here ({reason})",
-            where=path,
-            hint="save it again with torch.save and no pickle_protocol",
-        )
-    if strange:
-        listed = f"{', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}"
-        return CheckpointError(
-            f"the file is damaged, or holds beside tensors what cannot be passed over: {listed} ({reason})",
-            where=path,
-            hint=_ALONE,
-        )
-    return CheckpointError(f"the file is damaged or no torch file ({reason})", where=path, hint="fetch it again")
+    listed = f"{', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}"
+    if "persistent_load of storage" in reason and strange:  # old torch wrote the sources of modules beside them
+        message, hint = f"the file holds a whole model, {listed}, not its weights by name", _ALONE
+    elif isinstance(error, pickle.UnpicklingError) and protocol > 3:
+        message = f"the file is written in protocol {protocol} of pickle, which is not read here"
+        hint = "save it again with torch.save, without pickle_protocol"
+    elif strange:
+        message, hint = f"what the file holds beside tensors cannot be passed over: {listed} ({reason})", _ALONE
+        if not isinstance(error, pickle.UnpicklingError | TypeError):
+            message = f"the file is damaged ({reason}); it also holds {listed}"
+    else:
+        message, hint = f"the file is damaged or no torch file ({reason})", "fetch it again"
+    return CheckpointError(message, where=path, hint=hint)
 
 
 # --- stand-ins --------------------------------------------------------------------------------------------------------
@@ -137,22 +141,33 @@ class _Object:
 class _Standin(type):
     """Of classes that stand for what a file names: a pickle makes an object by ``__new__`` and calls all else."""
 
-    made_as: str
+    stands_for: str
+    part: bool  # of a class, and no name of a module
+    made: Callable[[str], Any]
 
-    def __call__(cls, *_: Any) -> Any:
-        name = cls.made_as
-        if not _MAKE_DATA.fullmatch(name) and not name.rpartition(".")[2].lstrip("_")[:1].isupper():
+    def __call__(cls, *given: Any) -> Any:
+        name = cls.stands_for
+        if name == "builtins.getattr" and len(given) == 2 and isinstance(given[0], _Standin):
+            return cls._part(given[0].stands_for, given[1])
+        plain = _MAKE_DATA.fullmatch(name) and not cls.part
+        if not plain and not name.rpartition(".")[2].lstrip("_")[:1].isupper():
             raise _Called(name)
         if name == "collections.deque":
             return []
         return _empty(name) if name == "collections.defaultdict" else _Object(name)
 
+    def _part(cls, owner: str, name: object) -> _Standin:
+        """What stands for a class or a method inside of a class; only now is its name known to torch's reader."""
+        made = _standin(f"{owner}.{name}", cls.made, part=True)
+        torch.serialization.add_safe_globals([(made, made.stands_for)])
+        return made
 
-def _standin(name: str) -> type:
-    def new(*_: Any) -> OrderedDict[Any, Any]:
-        return _empty(name)
 
-    return _Standin(name, (), {"__new__": new, "made_as": name})
+def _standin(name: str, made: Callable[[str], Any], part: bool = False) -> _Standin:
+    def new(*_: Any) -> Any:
+        return made(name)
+
+    return _Standin(name, (), {"__new__": new, "stands_for": name, "part": part, "made": staticmethod(made)})
 
 
 def _empty(name: str) -> OrderedDict[Any, Any]:
@@ -160,6 +175,11 @@ def _empty(name: str) -> OrderedDict[Any, Any]:
     made: OrderedDict[Any, Any] = OrderedDict()
     made.__dict__[_CLASS] = name
     return made
+
+
+def _list(_: str) -> list[Any]:
+    """Stands for an object of a class of lists."""
+    return []
 
 
 # --- NumPy ------------------------------------------------------------------------------------------------------------

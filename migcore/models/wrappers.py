@@ -217,17 +217,17 @@ def _no_weights(content: object, where: str | Path) -> CheckpointError:
             hint="where its code is, save the weights alone: torch.save(model.state_dict(), FILE); migcore never runs "
             "code of a file",
         )
-    if isinstance(content, Mapping) and _holds(content, Tensor):
-        mappings = {str(key): value for key, value in content.items() if isinstance(value, Mapping)}
-        optimizer = any("param_groups" in each for each in (content, *mappings.values()))
-        names = [key for key, value in mappings.items() if _holds(value, Tensor)]
-        what = "an optimizer's state" if optimizer else f"{_listed(names)}, which is a state of training,"
-        return CheckpointError(f"there is no state dict: it holds {what} and no weights", where=where, hint=hint)
-    if isinstance(content, Mapping):
-        said = [f"{key} ({class_name(value) or type(value).__name__})" for key, value in content.items()]
-        what = f"holds {_listed(said) or 'nothing'}"
+    mapping = content if isinstance(content, Mapping) else {}
+    mappings = {str(key): value for key, value in mapping.items() if isinstance(value, Mapping)}
+    of_training = [key for key, value in mappings.items() if _holds(value, Tensor)]
+    if any("param_groups" in each for each in (mapping, *mappings.values())):
+        what = "holds an optimizer's state and no weights"
+    elif of_training:
+        what = f"holds {_listed(of_training)}, which is a state of training, and no weights"
+    elif mapping or type(content) is dict:
+        what = f"holds {_listed(f'{key} ({_type_of(value)})' for key, value in mapping.items()) or 'nothing'}"
     else:
-        what = f"is a {class_name(content) or type(content).__name__}"
+        what = f"is of type {_type_of(content)}"
     return CheckpointError(f"there is no state dict: it {what}", where=where, hint=hint)
 
 
@@ -235,7 +235,11 @@ def _whole_model(content: object) -> str | None:
     """The class of a pickled module, at the top or one level down."""
     inside = [content, *(content.values() if isinstance(content, Mapping) else ())]
     modules = (value for value in inside if isinstance(getattr(value, "_parameters", None), Mapping))
-    return next((class_name(value) or type(value).__name__ for value in modules), None)
+    return next((_type_of(value) for value in modules), None)
+
+
+def _type_of(value: object) -> str:
+    return class_name(value) or type(value).__name__
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
