@@ -29,6 +29,7 @@ from migcore.models.filekinds import pickled
 _CLASS = "the class it stands for"  # no attribute of an object is called so
 _ALONE = "have it saved as weights alone, torch.save(model.state_dict(), FILE); migcore never runs code of a file"
 _BLOCKED = ("os.", "posix.", "nt.", "sys.")  # modules of which torch's reader takes no name, whatever is admitted
+_SHARD = re.compile(r"torch\.distributed\..*\.(DTensor|ShardedTensor)")
 _MAKE_DATA = re.compile(  # whose calls make plain data; others that do are classes, and written with a capital
     r"(numpy|collections|datetime|decimal|fractions|uuid)\..*|re\._compile|functools\.partial|copyreg\._reconstructor"
     r"|builtins\.(object|slice|range|frozenset|bytes|int|float|str|bool|list|tuple|dict)"
@@ -54,7 +55,8 @@ def read_torch(path: Path) -> object:
     _refuse_hopeless(names, path)
     strange = [name for name in names if not _ORDINARY.fullmatch(name)]
     failed: Exception | None = None
-    for made in (_empty, _Object, _list) if strange else (_empty,):  # one of them may bear what is done to all objects
+    # The kinds of object that a stand-in may be; the first that bears all that the file does to its objects serves.
+    for made in (_empty, _Object, _list) if strange else (_empty,):
         try:
             return _with_arrays(_loaded(path, names, made), set())
         except _Called as error:
@@ -92,7 +94,7 @@ def _loaded(path: Path, names: tuple[str, ...], made: Callable[[str], Any]) -> o
 
 
 def _refuse_hopeless(names: tuple[str, ...], path: Path) -> None:
-    sharded = [name for name in names if name.startswith("torch.distributed.")]
+    sharded = [name for name in names if _SHARD.fullmatch(name)]
     if sharded:
         raise CheckpointError(
             f"the weights are cut over several processes (the file holds {sharded[0]})",
