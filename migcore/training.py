@@ -479,10 +479,7 @@ class _Loop:
         numbers = torch.stack([value.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
         total, right, seen = self.accelerator.reduce(numbers, reduction="sum").tolist()
         if not math.isfinite(total):
-            raise MigcoreError(
-                f"the loss of step {step + 1} is not finite",
-                hint="Lower the learning rate, bound the gradients with clip_norm, or use precision=fp32",
-            )
+            raise _not_finite(self.accelerator.unwrap_model(self.model), step)
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(value)
         if self.config.clip_norm > 0:
@@ -506,3 +503,23 @@ class _Loop:
                 self.check_stop()
         values, labels = (torch.cat(x) for x in zip(*gathered, strict=True))
         return Outputs(values, labels.long())
+
+
+def _not_finite(model: nn.Module, step: int) -> MigcoreError:
+    """What to do about a loss: before the first update it is not the recipe that spoilt the weights."""
+    spoilt = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    message = f"the loss of step {step + 1} is not finite"
+    if step == 0 and spoilt:
+        return MigcoreError(
+            f"{message}: the weights that it starts from hold NaN or infinite numbers ({spoilt[0]})",
+            hint="Start from other weights",
+        )
+    if step == 0:
+        return MigcoreError(
+            f"{message}, and no weight has been changed yet",
+            hint="It is not the learning rate: look for numbers that are far too large in the clips (`migcore check`), "
+            "or use precision=fp32",
+        )
+    return MigcoreError(
+        message, hint="Lower the learning rate, bound the gradients with clip_norm, or use precision=fp32"
+    )

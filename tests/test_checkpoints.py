@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import pickle
@@ -240,8 +241,10 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"state_dict": Payload(trace)}, protocol=2))
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     for name in ("code.pth", "plain.pth", "module.pth"):
-        with pytest.raises(CheckpointError, match=f"{name}: .*(code|damaged)"):
+        with pytest.raises(CheckpointError, match=f"{name}: .*(code|damaged)") as caught:
             load_reference("trn", tmp_path / name)
+        asked = {"code.pth": "would call pathlib.Path.touch", "module.pth": "a whole model, torch.nn.modules"}
+        assert asked.get(name, "a pickle that torch.save did not write") in str(caught.value)
     assert not trace.exists()
     (tmp_path / "text.pth").write_text("conv1.weight: 3")
     with pytest.raises(CheckpointError, match=r"text\.pth: .*damaged"):
@@ -296,6 +299,44 @@ def test_wrappers_in_memory_are_taken_off() -> None:
     for source in ({"model_state": state}, {"state_dict": module}, {"model": module, "epoch": 3},
                    {"model": {"state_dict": state}}, {**module, "step": 3}):  # fmt: skip
         computed("trn", load_reference("trn", source))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_read_from_whatever_wraps_it(kind: str, tmp_path: Path) -> None:
+    state = weights(kind)
+    for key, prefix in (
+        ("model_state_dict", "_orig_mod."),
+        ("net", "module._orig_mod."),
+        ("state_dict_ema", "net."),
+        ("state_dict", "net.module."),
+    ):
+        wrapped = {key: {prefix + name: tensor for name, tensor in state.items()}, "args": argparse.Namespace(lr=0.1)}
+        torch.save({**wrapped, "best": np.float64(0.5)}, tmp_path / "w.pth")
+        computed(kind, load(kind, tmp_path / "w.pth", **words(kind)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "froster"])
+def test_what_holds_a_model_for_training_is_taken_off(kind: str) -> None:
+    """Lightning's modules call it model; DSCNet's names begin so of themselves, and a vision tower's may."""
+    computed(kind, load(kind, {f"model.{name}": tensor for name, tensor in weights(kind).items()}, **words(kind)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_nan_are_refused_by_name(kind: str) -> None:
+    state = weights(kind)
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    for value, said in ((torch.nan, "NaN"), (torch.inf, "infinite")):
+        with pytest.raises(CheckpointError, match=f"the given state dict: 1 of the entries hold {said}.*{name}"):
+            load(kind, {**state, name: torch.full_like(state[name], value)}, **words(kind))
+
+
+def test_which_of_several_was_taken_is_said_before(caplog: pytest.LogCaptureFixture) -> None:
+    state = weights("trn")
+    with caplog.at_level(logging.INFO, "migcore.checkpoints"):
+        computed("trn", load_reference("trn", {"ema": {n: t + 1 for n, t in state.items()}, "net": state}))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "the given state dict: the weights under net are taken; beside them lie ema"
+    assert second.startswith("trn from the given state dict: ")
 
 
 def test_weight_files_are_found_here(tmp_path: Path) -> None:

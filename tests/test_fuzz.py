@@ -6,14 +6,17 @@ mean something elsewhere. `make test` runs a fixed sample; `make test-full` ten 
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,18 @@ def torch_file() -> bytes:
     return out.getvalue()
 
 
+def torch_file_beside(new: bool) -> bytes:
+    """With what people leave beside the weights."""
+    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.5), "mean": np.ones(3), "when": date(2020, 1, 1)}
+    out = io.BytesIO()
+    torch.save({"net": {"_orig_mod.a": torch.arange(6.0)}, **beside}, out, _use_new_zipfile_serialization=new)
+    return out.getvalue()
+
+
+def no_weights() -> bytes:
+    return b'{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}'
+
+
 def a_run() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         book = Ledger(Path(folder) / "runs")
@@ -174,6 +189,11 @@ def check_foreign(path: Path) -> None:
     assert all(isinstance(value, torch.Tensor) for value in load_foreign(path).values())
 
 
+def check_no_weights(path: Path) -> None:
+    with pytest.raises(MigcoreError, match=re.escape(str(path))):
+        load_foreign(path)
+
+
 def check_ledger(path: Path) -> None:
     """A damaged record is no run: it is reported or left out, and the others stay."""
     book = Ledger(path.parent)
@@ -211,6 +231,9 @@ TARGETS = {
     "our weights": Target("weights.safetensors", ours, check_weights),
     "safetensors": Target("other.safetensors", lambda: save({"a": torch.ones(3)}, {"format": "pt"}), check_foreign),
     "torch": Target("weights.pth", torch_file, check_foreign),
+    "torch beside": Target("weights.pth", lambda: torch_file_beside(True), check_foreign),
+    "old torch": Target("weights.safetensors", lambda: torch_file_beside(False), check_foreign),
+    "no weights": Target("weights.pth", no_weights, check_no_weights),
     "run": Target("posec3d_joint-seed0-abc/run.json", a_run, check_ledger),
     "folder": Target("0001/0001_label.csv", lambda: b"3,1,4\n99,2,6\n12,5,5\n", check_dataset),
 }

@@ -447,6 +447,25 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
+def test_a_loss_that_is_not_finite_is_laid_to_what_spoilt_it(tmp_path: Path) -> None:
+    spoilt = net()
+    with torch.no_grad():
+        next(spoilt.parameters()).fill_(torch.nan)
+    name = next(name for name, _ in spoilt.named_parameters())
+    with pytest.raises(MigcoreError, match=rf"step 1 .* weights that it starts from hold NaN .*\({name}\)") as caught:
+        train(spoilt, tmp_path / "a")
+    assert "learning rate" not in str(caught.value)
+
+    calls = iter(range(100))
+
+    def later(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        value, logits = loss(model, batch)
+        return value * (math.inf if next(calls) == 2 else 1), logits
+
+    with pytest.raises(MigcoreError, match=r"loss of step 3 is not finite\. Lower the learning rate"):
+        train(net(), tmp_path / "b", loss=later)
+
+
 def test_a_full_disk_stops_and_the_checkpoint_before_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, resumed = net(), net(9)
     expected = train(whole, tmp_path / "a")

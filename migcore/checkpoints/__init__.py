@@ -21,7 +21,8 @@ from migcore.checkpoints.posec3d import posec3d
 from migcore.checkpoints.systems import evl, mapped_whole, trn
 from migcore.errors import CheckpointError, ConfigError
 from migcore.models.vclip import Boundary, VideoTower
-from migcore.models.weights import load_foreign, load_weights, open_foreign, save_weights, unwrapped
+from migcore.models.weights import load_foreign, load_weights, open_foreign, save_weights
+from migcore.models.wrappers import unwrapped, without_holder
 
 if TYPE_CHECKING:
     from migcore.models.dscnet import STMEM, SparseMSST
@@ -46,6 +47,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "dscnet_skeleton": (),
     "dscnet_stmem": (),
 }
+_OWN_HOLDER = {"dscnet_skeleton": "model"}  # what a kind's names have of themselves before all of them
 _OPTIONAL = {"vision_tower": ("temporal", "boundary")}
 
 
@@ -121,7 +123,8 @@ def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
     =================== ================================================ ============================================
 
     One line to the logger ``migcore.checkpoints`` (level INFO) says how many entries were mapped, how many were left
-    out and why, and the sizes. A student of ``froster`` is told the 29 prompts of each of iMiGUE's classes.
+    out and why, and the sizes; where a file holds several sets of weights (``state_dict`` and ``state_dict_ema``), a
+    line before it says which was taken. A student of ``froster`` is told the 29 prompts of each of iMiGUE's classes.
 
     Whatever the file's, the module is on the CPU and in float32: ``.to("cuda")`` comes after, not before.
 
@@ -141,7 +144,8 @@ def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
     Args:
         kind: as in the table.
         source: a ``.pt``, ``.pth``, ``.pyth`` or ``.safetensors`` file, or a state dict in memory, which is copied. A
-            state dict may lie under ``model_state``, ``state_dict`` or ``model``; ``module.`` before all names goes.
+            state dict may lie under ``state_dict``, ``model``, ``net`` or the like, beside anything that is no code;
+            what wrappers put before names goes (``module.``, ``_orig_mod.``; ``model.`` or ``net.`` before them all).
         config: what shapes do not tell. "vision_tower": ``temporal``, "none", "expand" (default, as published),
             "expand2" or "expand3": how many frames on each side are seen; ``boundary``, "zero" (default), "mask" or
             "replicate": what stands for a frame before the first or after the last. "hyperformer": ``joint_groups``,
@@ -150,8 +154,8 @@ def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
     Raises:
         ConfigError: the kind is unknown, or ``config`` has a word that it does not take, lacks one that it needs, or
             holds a value that does not fit.
-        CheckpointError: the file is missing or damaged or holds code, or its entries are not those of such a model,
-            each with its shape, none missing and none too many.
+        CheckpointError: the file is missing, damaged, something else than weights, or asks for code; or its entries are
+            not those of such a model, each with its shape and of finite numbers, none missing and none too many.
     """
     _check(kind, config)
     where: str | Path = "the given state dict"
@@ -165,6 +169,7 @@ def load_reference(kind: str, source: Source, **config: Any) -> nn.Module:
         where = Path(source)
         content = open_foreign(where)
     state, others = unwrapped(content, where)
+    state = without_holder(state, keep=_OWN_HOLDER.get(kind, ""))
     with torch.random.fork_rng(devices=[]):  # modules draw first weights, which the file's replace
         model, left_out = _build(kind, state, where, config)
     left_out["what is no tensor"] += len(others)

@@ -3,16 +3,16 @@
 It lies under the models because the teacher reads its weights here; users find these functions in
 :mod:`migcore.checkpoints`, together with :func:`~migcore.checkpoints.load_reference`.
 
-Choices: a file is written under a temporary name and renamed, so that a reader never sees half of one; foreign files
-are opened with ``weights_only=True`` only; a state dict that does not fit its module is refused, key by key, never
-loaded in part.
+Choices: a file is written under a temporary name and renamed, so that a reader never sees half of one; what a file is
+is told by its content (:mod:`migcore.models.filekinds`), and foreign ones are opened with ``weights_only=True`` only
+(:mod:`migcore.models.unpickled`); a state dict that does not fit its module, or is not finite, is refused, entry by
+entry, never loaded in part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from migcore.errors import CheckpointError
 from migcore.files import write_whole
+from migcore.models.filekinds import beginning, file_kind
+from migcore.models.unpickled import read_torch
+from migcore.models.wrappers import refuse_not_finite, refuse_spoilt, unwrapped
 
 _META, _HASH = "migcore", "sha256"
-_WRAPPERS = ("model_state", "state_dict", "model")
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -52,11 +54,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         CheckpointError: the file is missing, cut short, no safetensors file, or not as it was written (the hash of its
-            tensors is in the header).
+            tensors is in the header), or its tensors hold NaN or infinite numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError("there is no such weight file", where=path, hint="check the path")
+    if file_kind(path) == "torch":
+        raise CheckpointError(
+            "the file is one of torch.save, not of safetensors",
+            where=path,
+            hint="give the weights.safetensors of a run; `migcore train --init FILE` starts from published weights",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -70,89 +76,38 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             "the file is damaged (its tensors are not those written)", where=path, hint="write it again"
         )
+    refuse_spoilt(state, path)
     return state, meta
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
     """State dict of another project's ``.pt``, ``.pth`` or ``.safetensors`` file, opened without running code of it.
 
-    What it holds is taken as :func:`unwrapped` says.
+    What it holds is taken as :func:`migcore.models.wrappers.unwrapped` says.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds more than tensors and plain containers, or holds no tensor.
+        CheckpointError: the file is missing, damaged, something else than weights, or asks for code; or it holds no
+            tensor, or NaN or infinite numbers.
     """
     path = Path(path)
     return unwrapped(open_foreign(path), path)[0]
 
 
 def open_foreign(path: Path) -> object:
-    """What another project's file holds, as it is; arguments and errors as :func:`load_foreign`."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_weights(path)[0]
-    if not path.is_file():
-        raise CheckpointError("there is no such weight file", where=path, hint="check the path")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"the file is damaged or holds code or objects, not just tensors ({_sentence(error)})",
-            where=path,
-            hint="fetch it again, or have its publisher save the bare state dict; migcore never runs code of a file",
-        ) from error
-    except Exception as error:  # torch's reader of old files meets a damaged one with whatever comes
-        if "TorchScript" in str(error):  # as OpenAI's own files are
-            raise CheckpointError(
-                "the file is a TorchScript program, not a state dict",
-                where=path,
-                hint="save the state_dict() of open_clip's copy of the model; migcore never runs code of a file",
-            ) from error
-        raise CheckpointError(
-            f"the file is damaged or no torch file ({_sentence(error) or 'end of file'})",
-            where=path,
-            hint="fetch it again",
-        ) from error
-
-
-def unwrapped(content: object, where: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a checkpoint by name, and the names of what else stands among them.
-
-    A state dict under ``model_state``, ``state_dict`` or ``model`` is taken out, and a leading ``module.`` stripped
-    from all names.
-
-    Args:
-        content: a state dict, wrapped or bare.
-        where: it comes from, for messages.
+    """What another project's file holds, as it is; its content says how it is read, not its name.
 
     Raises:
-        CheckpointError: there is no tensor in it, or one that is not real numbers in full.
+        CheckpointError: the file is missing, damaged, something else than weights, or asks for code.
     """
-    for _ in _WRAPPERS:  # not for ever: a file may hold itself
-        if isinstance(content, Mapping):
-            inside = (content.get(name) for name in _WRAPPERS)
-            content = next((inner for inner in inside if isinstance(inner, Mapping)), content)
-    entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
-    state = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    if not state:
-        raise CheckpointError("there is no state dict", where=where, hint="give a model's weights: tensors by name")
-    for name, value in state.items():
-        if (
-            value.is_meta
-            or not value.numel()
-            or value.layout != torch.strided
-            or value.is_quantized
-            or value.is_complex()
-        ):
-            raise CheckpointError(
-                f"{name} is a tensor without values, sparse, quantised or complex",
-                where=where,
-                hint="weights are real numbers, all of them written out",
-            )
-    others = [name for name in entries if name not in state]
-    prefix = "module."  # of a wrapper for several processes
-    if all(name.startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state, others
+    path = Path(path)
+    kind = file_kind(path)
+    if kind == "safetensors" or (kind == "unknown" and path.suffix == ".safetensors"):
+        return load_weights(path)[0]
+    if kind == "torch":
+        return read_torch(path)
+    raise CheckpointError(
+        f"the file is damaged or no torch file: it begins with {beginning(path)}", where=path, hint="fetch it again"
+    )
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
@@ -161,7 +116,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path)
     ``num_batches_tracked`` entries, which decide no output, may be absent.
 
     Raises:
-        CheckpointError: keys are missing or too many, or a shape differs; the module is unchanged.
+        CheckpointError: keys are missing or too many, a shape differs, or a number is NaN, or infinite in an entry
+            that is finite in the module; the module is unchanged.
     """
     wanted = module.state_dict()
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
@@ -178,7 +134,16 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], where: str | Path)
                 where=where,
                 hint="these are weights of another model, or of another configuration of it",
             )
+    refuse_not_finite({k: _spoilt(state[k], own) for k, own in wanted.items() if k in state}, where)
     module.load_state_dict({**wanted, **state})
+
+
+def _spoilt(tensor: Tensor, own: Tensor) -> str:
+    """What it will not do in the module's type: "NaN", "infinite" or ""."""
+    tensor = tensor.to(own.dtype) if own.is_floating_point() else tensor.float()
+    if tensor.isfinite().all():
+        return ""
+    return "NaN" if tensor.isnan().any() else "infinite" if own.isfinite().all() else ""
 
 
 def tensor_hash(state: Mapping[str, Tensor]) -> str:
@@ -189,8 +154,3 @@ def tensor_hash(state: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def _sentence(error: Exception) -> str:
-    """The first sentence of a message: torch's go on with advice that does not hold here."""
-    return str(error).partition("\n")[0].partition(". ")[0]

@@ -27,6 +27,7 @@ from migcore.models.clip import Teacher, TeacherConfig, load_teacher
 from migcore.models.froster import FrosterConfig, Student, class_mean, froster_loss, sample_prompts
 from migcore.models.vclip import VCLIPConfig
 from migcore.models.weights import load_into, load_weights, tensor_hash
+from migcore.models.wrappers import without_holder
 from migcore.recipes.job import Job, Made, SplitOutputs, summary
 from migcore.training import Batch, extract, fit, generator, make_accelerator
 
@@ -43,7 +44,8 @@ def make_student(teacher: Teacher, config: FrosterConfig, seed: int, init: str =
         init: file of published weights to start from instead (of a student, or of a CLIP: then the projectors stay).
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of a model of other sizes than the teacher's.
+        CheckpointError: the file is missing, damaged, or of a model of other sizes than the teacher's, or a number in
+            it is NaN or infinite.
     """
     prompts_PCL = torch.stack([teacher.tokenizer(row) for row in class_prompts()])
     clip = copy.deepcopy(teacher.clip).float()
@@ -56,6 +58,7 @@ def make_student(teacher: Teacher, config: FrosterConfig, seed: int, init: str =
 
 def _published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A published state dict under our names: FROSTER's and Open-VCLIP's have ``model.`` before CLIP's, OpenAI none."""
+    state = without_holder(state)
     before = next((p for p in ("clip.", "model.") if any(name.startswith(p) for name in state)), "")
     kept = {n: t for n, t in state.items() if not n.startswith("raw_model.") and n not in _OPENAI_EXTRAS}
     return {n if n.startswith("projector_") else f"clip.{n.removeprefix(before)}": t for n, t in kept.items()}
@@ -65,7 +68,7 @@ def init_identity(init: str) -> str:
     """What identifies the weights a student starts from, for run keys: "" for the teacher's.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing, damaged or no weights, or a number in it is NaN or infinite.
     """
     return tensor_hash(load_foreign(Path(init).expanduser()))[:16] if init else ""
 

@@ -155,6 +155,38 @@ def test_only_a_state_dict_that_fits_is_loaded() -> None:
     assert (module[0].weight == 1).all() and module[0].weight.dtype == torch.float32
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    for value, words in ((torch.nan, "NaN"), (torch.inf, "infinite numbers")):
+        spoilt = {**STATE, "a.weight": torch.tensor([[1.0, value]]), "b.bias": torch.tensor([value]).half()}
+        save_weights(tmp_path / "w.safetensors", spoilt, {})
+        torch.save({"state_dict": spoilt}, tmp_path / "w.pth")
+        for name, load in (("w.safetensors", load_weights), ("w.safetensors", load_foreign), ("w.pth", load_foreign)):
+            with pytest.raises(CheckpointError, match=rf"{name}: 2 of the entries hold {words}.*: a\.weight, b\.bias"):
+                load(tmp_path / name)
+
+
+def test_a_module_takes_no_numbers_that_are_not_finite() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2).half()
+            self.register_buffer("attn_mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    module = Masked()
+    good = module.state_dict()
+    before = {name: tensor.clone() for name, tensor in good.items()}
+    load_into(module, good, "file")  # a mask is infinite of itself
+    for name, value, words in (
+        ("linear.bias", torch.tensor([0.0, torch.nan]), "NaN"),
+        ("attn_mask", torch.full((3, 3), torch.nan), "NaN"),
+        ("linear.bias", torch.tensor([0.0, -torch.inf]), "infinite numbers"),
+        ("linear.bias", torch.tensor([0.0, 1e6]), "infinite numbers"),  # which float16 does not hold
+    ):
+        with pytest.raises(CheckpointError, match=rf"file: 1 of the entries hold {words}.*: {name}"):
+            load_into(module, {**good, name: value}, "file")
+        assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
+
+
 def test_hash_is_of_the_tensors_alone() -> None:
     digest = tensor_hash(STATE)
     assert len(digest) == 64 and digest == tensor_hash(dict(reversed(STATE.items())))

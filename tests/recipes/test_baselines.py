@@ -179,6 +179,20 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         init_identity(str(tmp_path / "none.pyth"))
 
 
+def test_weights_to_start_from_are_judged_when_they_are_read(tmp_path: Path) -> None:
+    state = save_student(tmp_path / "k400.pyth")
+    for prefix in ("module._orig_mod.", "net."):
+        torch.save({"net": {prefix + name: tensor for name, tensor in state.items()}}, tmp_path / "wrapped.pyth")
+        teacher = load_teacher(TeacherConfig(precision="fp32"))
+        made = make_student(teacher, preset("smoke").student, 0, str(tmp_path / "wrapped.pyth")).state_dict()
+        assert all(torch.equal(made[n.replace("model.", "clip.", 1)], tensor) for n, tensor in state.items())
+    for value, said in ((torch.nan, "NaN"), (torch.inf, "infinite")):
+        name = "model.text_projection"
+        torch.save({"net": {**state, name: torch.full_like(state[name], value)}}, tmp_path / "spoilt.pyth")
+        with pytest.raises(CheckpointError, match=rf"spoilt\.pyth: 1 of the entries hold {said}.*: {name}"):
+            init_identity(str(tmp_path / "spoilt.pyth"))
+
+
 def test_unknown_fields_of_baselines_are_named() -> None:
     with pytest.raises(ConfigError, match="train_stgcn"):
         preset("smoke", {"baselines.train_stgn.lr": 1})
