@@ -69,13 +69,13 @@ def check_frame_numbers(cells: Sequence[bytes], path: Path) -> None:
         return
     if not _count(numbers):
         return
-    first = max((0, 1), key=lambda start: (int((numbers == start + rows).sum()), start == (numbers.min() > 0)))
+    first = int(numbers[0] if numbers[0] <= 1 else min(numbers.min(), 1))
     row = int((numbers != first + rows).argmax())
     raise DataError(
         f"frame number {numbers[row]:.0f} stands where {first + row} belongs: {_disorder(cells, numbers, first)}",
         where=path,
         row=row + 1,
-        hint="Write a row for each frame of the film, in their order, with zeros where nothing was found",
+        hint="The first column counts frames: write a row for each, from 0 or 1 up, with zeros where nothing was found",
     )
 
 
@@ -102,18 +102,18 @@ def _count(numbers: np.ndarray) -> bool:
 def _disorder(cells: Sequence[bytes], numbers: np.ndarray, first: int) -> str:
     """What happened to the rows of the whole file, in words."""
     distinct, places = np.unique(numbers, return_index=True)
-    lost, doubled = distinct[-1] - first + 1 - (distinct >= first).sum(), len(numbers) - len(distinct)
+    before = max(0, int(distinct[0]) - first)
+    lost = int(distinct[-1]) - first + 1 - int((distinct >= first).sum()) - before
     told = []
     if (np.diff(places) < 0).any():
         names = [cell.strip() for cell in cells]
         as_text = names == sorted(names) and "sorted as text (1, 10, 2)"
         told.append(f"the rows are {as_text or 'out of order'}")
-    if lost:
-        before = f", {numbers.min() - first:.0f} of them before the first" if numbers.min() > first else ""
-        told.append(f"{lost:.0f} row{'s are' if lost > 1 else ' is'} lost{before}")
-    if doubled:
-        told.append(f"{doubled} row{'s are' if doubled > 1 else ' is'} doubled")
-    return " and ".join(told)
+    doubled = len(numbers) - len(distinct)
+    for count, what in ((before, "lost before the first"), (lost, "lost in between"), (doubled, "doubled")):
+        if count:
+            told.append(f"{count} row{'s are' if count > 1 else ' is'} {what}")
+    return ", ".join(told)
 
 
 def check_unit(points_N2: np.ndarray, size: tuple[int, int] | None, where: Path | None) -> None:
