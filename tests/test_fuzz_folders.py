@@ -186,12 +186,13 @@ def with_blank_row(rows: list[str], data: st.DataObject) -> list[str]:
 
 BOM = b"\xef\xbb\xbf"
 SKELETON, LABELS, FILM = "{video}_light_hand.csv", "{video}_label.csv", "{video}.mp4"
+ROW = f"{SKELETON}, row"
 EDITS = {
-    "rows dropped": Edit("error", lines_of(skeleton, dropped), SKELETON),
-    "rows doubled": Edit("error", lines_of(skeleton, doubled), SKELETON),
-    "rows swapped": Edit("error", lines_of(skeleton, swapped), SKELETON),
+    "rows dropped": Edit("error", lines_of(skeleton, dropped), ROW),
+    "rows doubled": Edit("error", lines_of(skeleton, doubled), ROW),
+    "rows swapped": Edit("error", lines_of(skeleton, swapped), ROW),
     "rows sorted as text": Edit("error", lines_of(skeleton, lambda rows, _: sorted(rows)), "sorted as text"),
-    "rows backwards": Edit("error", lines_of(skeleton, lambda rows, _: rows[::-1]), SKELETON),
+    "rows backwards": Edit("error", lines_of(skeleton, lambda rows, _: rows[::-1]), ROW),
     "the last row dropped": Edit("error", lines_of(skeleton, lambda rows, _: rows[:-1]), SKELETON),
     "coordinates of 0..1": Edit("error", lines_of(skeleton, scaled(1 / 64)), SKELETON),
     "another resolution": Edit("error", lines_of(skeleton, scaled(20)), SKELETON, "dense"),
