@@ -1,8 +1,9 @@
 """What state a data set and a machine are in, told before hours are spent on them (``migcore doctor``).
 
 Where :func:`.open_dataset` stops at the first thing that is wrong, this reads every file and lists all of it by name,
-with what only shows in the whole: films and skeleton files of different lengths, clips listed twice, the hand that
-keypoints 12–16 belong to, and counts beside those of iMiGUE as published.
+with what only shows in the whole: films and skeleton files of different lengths, keypoints that are no pixels of their
+film, clips without keypoints, clips listed twice, the hand that keypoints 12–16 belong to, and counts beside those of
+iMiGUE as published.
 
 Findings are "error" (training would stop, or leave the clip out with ``skip_bad``) or "warning" (it would run, perhaps
 not on what you think).
@@ -15,8 +16,8 @@ import os
 import platform
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,10 +26,21 @@ import numpy as np
 import torch
 
 from migcore.data.files import read_skeleton_csv
+from migcore.data.findings import (
+    Finding,
+    Points,
+    listed,
+    of_films,
+    of_skeletons,
+    of_splits,
+    points_of,
+    repeats,
+    unused,
+)
 from migcore.data.folder import CLIP, Files, find_files
-from migcore.data.imigue import AbsentClassWarning, ClipIndex, open_dataset
+from migcore.data.imigue import AbsentClassWarning, ChangedDataWarning, ClipIndex, open_dataset
 from migcore.data.layouts import ColumnMap, column_map, fitting_column_map, imigue22
-from migcore.data.video import probe, read_frames
+from migcore.data.video import FilmInfo, probe, read_frames
 from migcore.errors import DataError
 from migcore.experiments import runs_folder
 
@@ -45,21 +57,6 @@ PUBLISHED_SECONDS = (0.18, 2.55, 80.92)
 PACKAGES = ("migcore", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pandas", "av", "safetensors")
 _AT_ONCE = 256
 """Frames that are decoded and dropped again when every picture is looked at."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is not as it should be.
-
-    Attributes:
-        level: "error" or "warning".
-        message: what, where and what to do.
-        clips: names of the clips it damages, where it damages some.
-    """
-
-    level: str
-    message: str
-    clips: tuple[str, ...] = ()
 
 
 @dataclass
@@ -192,9 +189,11 @@ def examine(root: str | Path, *, columns: str | None = None, first_frame: int = 
         return report
     chosen = column_map(columns) if columns else _guess(files, found)
     report.layout = _layout(files, root, chosen)
-    damaged = _read_all(files, chosen, decode, found, report)
+    read = _read_all(files, chosen, decode, found, report)
+    kinds = (AbsentClassWarning, ChangedDataWarning)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", AbsentClassWarning)
+        for kind in kinds:
+            warnings.simplefilter("always", kind)
         try:
             index = open_dataset(root, column_map=chosen.name, skip_bad=True, first_frame=first_frame)
         except DataError as error:
@@ -203,8 +202,8 @@ def examine(root: str | Path, *, columns: str | None = None, first_frame: int = 
             hint = "Is another program changing this folder? Let it end, then look again"
             found.append(Finding("error", f"{error.filename}: cannot be read ({error.strerror}). {hint}"))
         else:
-            _describe(index, files, damaged, found, report)
-    found += [Finding("warning", str(each.message)) for each in caught if issubclass(each.category, AbsentClassWarning)]
+            _describe(index, files, read, found, report)
+    found += [Finding("warning", str(each.message)) for each in caught if issubclass(each.category, kinds)]
     report.findings = sorted(_merged(found), key=lambda finding: finding.level)
     return report
 
@@ -220,10 +219,7 @@ def _merged(found: list[Finding]) -> list[Finding]:
 def _guess(files: Files, found: list[Finding]) -> ColumnMap:
     """The column map that fits the first skeleton file that has a row."""
     default = column_map("openpose35")
-    for video in sorted(files.folders):
-        path = files.part(video, "_light_hand.csv")
-        if path is None:
-            continue
+    for _, path in sorted(files.skeletons.items()):
         try:
             with path.open("rb") as file:
                 count = file.readline(1 << 20).count(b",") + 1
@@ -242,8 +238,8 @@ def _layout(files: Files, root: Path, chosen: ColumnMap) -> dict[str, str]:
     nested = sum(folder.parent != root for folder in files.folders.values())
     cut = sum(map(len, files.precut.values()))
     parts = {
-        "films": sum(files.part(v, ".mp4") is not None for v in files.folders),
-        "skeleton files": sum(files.part(v, "_light_hand.csv") is not None for v in files.folders),
+        "films": len(files.films),
+        "skeleton files": len(files.skeletons),
         "label files": len(files.labels),
         "pre-cut clips": cut,
     }
@@ -251,50 +247,74 @@ def _layout(files: Files, root: Path, chosen: ColumnMap) -> dict[str, str]:
         "folders": f"{len(files.folders)} of films, {nested} of them one folder down",
         "files": ", ".join(f"{count} {name}" for name, count in parts.items()),
         "columns": f"{chosen.name}, {chosen.columns} to a row",
-        "split": "splits.csv" if (root / "splits.csv").is_file() else "no splits.csv: the MiGA challenge's films",
+        "split": files.splits.name if files.splits else "no splits.csv: the MiGA challenge's films",
     }
 
 
-def _read_all(files: Files, chosen: ColumnMap, decode: bool, found: list[Finding], report: Report) -> dict[Path, str]:
-    """Every file of every video; notes unequal lengths and whose fingers are whose. Returns what is damaged."""
-    damaged: dict[Path, str] = {}
-    votes = np.zeros(2, dtype=np.int64)
-    seen = False
+@dataclass
+class _Read:
+    """What reading every file has shown.
+
+    Attributes:
+        damaged: what is wrong with a file that is.
+        frames: of every whole film and pre-cut clip, counted.
+        points: of every whole skeleton file.
+        votes: frames that put fingers 12–16 nearer to either wrist; None without a skeleton file.
+    """
+
+    damaged: dict[Path, str] = field(default_factory=dict)
+    frames: dict[Path, int] = field(default_factory=dict)
+    points: dict[Path, Points] = field(default_factory=dict)
+    votes: np.ndarray | None = None
+
+
+def _read_all(files: Files, chosen: ColumnMap, decode: bool, found: list[Finding], report: Report) -> _Read:
+    """Every file of every video; notes unequal lengths and whose fingers are whose."""
+    read = _Read()
     for video in sorted(files.videos):
-        skeleton, film = files.part(video, "_light_hand.csv"), files.part(video, ".mp4")
-        lengths = {}
-        for path in [skeleton, film, *(path for _, path in sorted(files.precut.get(video, {}).items()))]:
-            if path is None:
-                continue
-            try:
-                if path == skeleton:
-                    keypoints, scores = read_skeleton_csv(path, chosen)
-                    lengths[path.name] = len(keypoints)
-                    votes, seen = votes + finger_votes(keypoints, scores), True
-                else:
-                    frames = _frames(path, decode)
-                    if path == film:
-                        lengths[path.name] = frames
-            except DataError as error:
-                damaged[path] = str(error)
-                found.append(Finding("error", str(error)))
-        if len(set(lengths.values())) > 1:
-            told = " and ".join(f"{name} {count} frames" for name, count in lengths.items())
-            hint = "One of them may be cut or start later; clips up to the shorter one's end are used"
-            found.append(Finding("warning", f"{files.folders[video]}: lengths differ, {told}. {hint}"))
-    if seen:
-        total = int(votes.sum())
-        shares = votes / max(total, 1)
+        film, skeleton = files.films.get(video), files.skeletons.get(video)
+        sizes = []
+        for path in [film, *(path for _, path in sorted(files.precut.get(video, {}).items()))]:
+            if path is not None:
+                with _noted(path, read, found):
+                    told = _film(path, decode)
+                    read.frames[path] = told.frames
+                    sizes.append(told.size)
+        if skeleton is not None:
+            with _noted(skeleton, read, found):
+                keypoints, scores = read_skeleton_csv(skeleton, chosen)
+                read.points[skeleton] = points_of(keypoints, scores, sizes[0] if sizes else None, skeleton)
+                votes = finger_votes(keypoints, scores)
+                read.votes = votes if read.votes is None else read.votes + votes
+        if skeleton in read.points and film in read.frames:
+            lengths = {skeleton.name: len(read.points[skeleton].seen), film.name: read.frames[film]}
+            if len(set(lengths.values())) > 1:
+                told_lengths = " and ".join(f"{name} {count} frames" for name, count in lengths.items())
+                hint = "One of them may be cut or start later; clips up to the shorter one's end are used"
+                found.append(Finding("warning", f"{files.folders[video]}: lengths differ, {told_lengths}. {hint}"))
+    if read.votes is not None:
+        total = int(read.votes.sum())
+        shares = read.votes / max(total, 1)
         report.fingers = {"organisers": float(shares[0]), "mmn": float(shares[1]), "frames": total}
-    return damaged
+    return read
 
 
-def _frames(path: Path, decode: bool) -> int:
-    frames = probe(path).frames
+@contextmanager
+def _noted(path: Path, read: _Read, found: list[Finding]) -> Iterator[None]:
+    """What is wrong with a file is noted, and goes no further."""
+    try:
+        yield
+    except DataError as error:
+        read.damaged[path] = str(error)
+        found.append(Finding("error", str(error)))
+
+
+def _film(path: Path, decode: bool) -> FilmInfo:
+    told = probe(path)
     if decode:
-        for start in range(0, frames, _AT_ONCE):
-            read_frames(path, np.arange(start, min(frames, start + _AT_ONCE)), size=(16, 16))
-    return frames
+        for start in range(0, told.frames, _AT_ONCE):
+            read_frames(path, np.arange(start, min(told.frames, start + _AT_ONCE)), size=(16, 16))
+    return told
 
 
 def finger_votes(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -317,21 +337,22 @@ def finger_votes(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.array([(right < left).sum(), (left < right).sum()], dtype=np.int64)
 
 
-def _describe(index: ClipIndex, files: Files, damaged: dict[Path, str], found: list[Finding], report: Report) -> None:
+def _describe(index: ClipIndex, files: Files, read: _Read, found: list[Finding], report: Report) -> None:
     """Counts of what can be used, and findings about clips."""
     for clip, reason in index.skipped:
-        found.append(Finding("error", reason, (clip,)))
-    for path, message in damaged.items():  # the quick look of opening may not have seen it
+        found.append(Finding("error", reason, (clip,) if CLIP.fullmatch(clip) else ()))
+    for path, message in read.damaged.items():  # the quick look of opening may not have seen it
         clips = tuple(clip.id for clip in index.clips if path in (clip.skeleton, clip.film))
         found.append(Finding("error", message, clips))
     report.counts = {**index.summary(), "all": _all(index)}
     for counts in report.counts.values():
         counts.pop("frames", None)
     report.published = {"all": dict(PUBLISHED)}
-    if not (index.root / "splits.csv").is_file():
+    if files.splits is None:
         report.published |= {name: dict(counts) for name, counts in PUBLISHED_MIGA.items()}
-    report.seconds = _seconds(index, damaged, found)
-    found += [*_repeats(index), *_listed(index), *_without_labels(files)]
+    report.seconds = _seconds(index, read.damaged, found)
+    found += [*of_skeletons(index, read.points), *of_films(index, files, read.frames), *of_splits(index, files)]
+    found += [*repeats(index), *listed(index), *unused(files)]
 
 
 def _all(index: ClipIndex) -> dict[str, int]:
@@ -355,42 +376,3 @@ def _seconds(index: ClipIndex, damaged: dict[Path, str], found: list[Finding]) -
                 found.append(Finding("error", str(error)))
     times = [clip.frames / rates[clip.film] for clip in index.clips if clip.film is not None and rates.get(clip.film)]
     return (min(times), sum(times) / len(times), max(times)) if times else ()
-
-
-def _repeats(index: ClipIndex) -> Iterator[Finding]:
-    """Clips that are the same frames of the same film under the same label."""
-    same = Counter((clip.video, clip.start, clip.end, clip.label) for clip in index.clips if clip.label >= 0)
-    for (video, start, end, label), count in same.items():
-        if count > 1:
-            clips = tuple(c.id for c in index.clips if (c.video, c.start, c.end, c.label) == (video, start, end, label))
-            message = f"video {video}: frames {start}-{end} are labelled {label} {count} times. Keep one of the rows"
-            yield Finding("warning", message, clips)
-
-
-def _listed(index: ClipIndex) -> Iterator[Finding]:
-    """Lists of clips (``*.txt``, a name to a line, as a challenge hands them out): names twice, names without clip."""
-    known = {clip.id for clip in index.clips} | {clip for clip, _ in index.skipped}
-    for path in sorted(index.root.glob("*.txt")):
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError as error:
-            hint = "If it lists clips, they were not compared"
-            yield Finding("warning", f"{path}: cannot be read ({error.strerror}). {hint}")
-            continue
-        names = [line.strip().split(",")[0].split()[0] for line in lines if line.strip(" \t\r,")]
-        names = [name.removesuffix(".mp4") for name in names]
-        if not names or not all(CLIP.fullmatch(name) for name in names):
-            continue
-        twice = tuple(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            yield Finding("warning", f"{path}: names are listed twice. A cut-off name may hide in one of them", twice)
-        absent = tuple(dict.fromkeys(name for name in names if name not in known))
-        if absent:
-            yield Finding("warning", f"{path}: names of clips that are not in this folder", absent)
-
-
-def _without_labels(files: Files) -> Iterator[Finding]:
-    bare = sorted(video for video in files.folders if video not in files.labels and video not in files.precut)
-    if bare:
-        names = ", ".join(bare[:10]) + (", …" if len(bare) > 10 else "")
-        yield Finding("warning", f"{len(bare)} films have neither labels nor clips and are not used: {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from migcore import cli, doctor
 from migcore.data import imigue
 from migcore.data.files import write_skeleton_csv
+from migcore.data.folder import content_of, find_files
 from migcore.doctor import Report, examine, examine_machine, finger_votes
 from migcore.errors import ConfigError
 from tests.data.tiny import CLIPS, FRAMES, SPLITS, write_film, write_skeleton, write_video
@@ -112,6 +114,78 @@ def test_names_and_rows_that_come_twice(root: Path) -> None:
     assert [f.clips for f in warned] == [("0002_0", "0002_4"), ("0003_0",), ("0453_3",)]
     assert "twice" in warned[1].message and "not in this folder" in warned[2].message
     assert all("readme" not in f.message for f in warned)
+
+
+def test_lists_of_spreadsheets(root: Path) -> None:
+    listed = root / "test_id.TXT"
+    for mark, end in (("", "\n"), ("\ufeff", "\r\n")):
+        listed.write_text(f"{mark}0003_0{end}0003_1.MOV{end}0003_0{end}", encoding="utf-8", newline="")
+        (warned,) = [f for f in examine(root).findings if "classes" not in f.message]
+        assert (warned.level, warned.clips) == ("warning", ("0003_0",)) and "listed twice" in warned.message
+    listed.write_text("0003_0\n0453_3\n", encoding="utf-16")
+    (told,) = found(examine(root), "warning")
+    assert str(listed) in told and "is UTF-16 text, not UTF-8" in told and "not compared" in told
+
+
+def test_keypoints_of_another_size(root: Path) -> None:
+    path = root / "0001" / "0001_light_hand.csv"
+    everywhere = np.random.default_rng(0).uniform(0, 1, (FRAMES, 35, 2))
+    for scale, told in (
+        ((1, 1), "all points lie within -1..1"),
+        ((1280, 720), r"of the points lie outside of the film of 64 x 48 pixels"),
+    ):
+        write_skeleton_csv(path, everywhere * scale, np.ones((FRAMES, 35)))
+        (error,) = [f for f in examine(root).findings if f.level == "error"]
+        assert str(path) in error.message and told in error.message
+        assert error.clips == tuple(f"0001_{k}" for k in range(4))
+    for scale, warned in (((30, 22), True), ((34, 22), False), ((64, 48), False)):
+        write_skeleton_csv(path, everywhere * scale, np.ones((FRAMES, 35)))
+        assert examine(root).errors == []
+        assert bool(found(examine(root), "warning")) == warned
+    assert found(examine(root), "warning") == []
+    points = everywhere * (64, 48)
+    points[10:11] += 100  # the clip of a single frame
+    write_skeleton_csv(path, points, np.ones((FRAMES, 35)))
+    (warning,) = [f for f in examine(root).findings if "outside of the film" in f.message]
+    assert (warning.level, warning.clips) == ("warning", ("0001_1",)) and str(path) in warning.message
+
+
+def test_clips_without_keypoints(root: Path) -> None:
+    path, scores = root / "0002" / "0002_light_hand.csv", np.ones((FRAMES, 35))
+    keypoints = np.random.default_rng(0).uniform(5, 45, (FRAMES, 35, 2))
+    scores[:11] = 0  # two clips
+    scores[12:20] = 0  # a part of the third
+    write_skeleton_csv(path, keypoints, scores)
+    (warning,) = [f for f in examine(root).findings if "classes" not in f.message]
+    assert (warning.level, warning.clips) == ("warning", ("0002_0", "0002_1"))
+    assert str(path) in warning.message and "no keypoint" in warning.message
+    keypoints[:11] = 0  # a missing point, whatever its score
+    write_skeleton_csv(path, keypoints, np.ones((FRAMES, 35)))
+    (warning,) = [f for f in examine(root).findings if "classes" not in f.message]
+    assert warning.clips == ("0002_0", "0002_1")
+
+
+def test_clips_behind_the_last_frame_that_can_be_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film's header may promise frames that it does not show."""
+    real = doctor.probe
+
+    def probe(path: Path, *, exact: bool = True) -> Any:
+        told = real(path, exact=exact)
+        return dataclasses.replace(told, frames=32) if exact and path.name == "0001.mp4" else told
+
+    monkeypatch.setattr(doctor, "probe", probe)
+    errors = examine(root).errors
+    assert [error.clips for error in errors] == [("0001_2",), ("0001_3",)]
+    assert "0001_label.csv, row 3: clip 0001_2 needs frame 33, but 0001.mp4 has 32" in errors[0].message
+
+
+def test_a_folder_that_is_not_what_it_declares(root: Path) -> None:
+    content = content_of(root, find_files(root).all)
+    (root / "identity.json").write_text(json.dumps({"identity": "abc", "content": content}))
+    assert found(examine(root), "warning") == []
+    write_skeleton(root / "0001" / "0001_light_hand.csv", seed=77)
+    (told,) = found(examine(root), "warning")
+    assert str(root / "identity.json") in told and "1 changed (0001/0001_light_hand.csv)" in told
 
 
 def test_films_without_labels(root: Path) -> None:

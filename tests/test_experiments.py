@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import migcore.recipes.clip
 from migcore import experiments, training
 from migcore.checkpoints import save_weights
+from migcore.data.folder import content_of, find_files
 from migcore.data.imigue import write_labels_csv, write_skeleton_csv
 from migcore.data.layouts import IMIGUE22
 from migcore.data.writer import FilmWriter
@@ -336,7 +337,8 @@ def test_the_studio_is_made_once(runs: Path, monkeypatch: pytest.MonkeyPatch) ->
     def fake(out: Path, config: Any, *, progress: bool) -> Path:
         calls.append((out, config, progress))
         write_folder(out)
-        (out / "identity.json").write_text(json.dumps({"identity": "abc"}))
+        content = content_of(out, find_files(out).all)
+        (out / "identity.json").write_text(json.dumps({"identity": "abc", "content": content}))
         return out
 
     monkeypatch.setattr(experiments, "write_studio", fake)

@@ -123,11 +123,15 @@ def _test_frames(n: int, length: int, num_clips: int) -> np.ndarray:
 
 
 def _sound(
-    records: Sequence[ClipRecord], load: Callable[[ClipRecord], Any], skip_bad: bool
+    index: ClipIndex, split: str, load: Callable[[ClipRecord], Any], skip_bad: bool
 ) -> tuple[list[ClipRecord], list[Any], tuple[tuple[str, str], ...]]:
-    """Records that load, what they load to, and (id, reason) of the others (or the first of them, raised)."""
+    """Records of a split that load, what they load to, and (id, reason) of the others (or the first of them, raised).
+
+    Raises:
+        DataError: there are none.
+    """
     sound, loaded, skipped = [], [], []
-    for record in records:
+    for record in index.split(split):
         try:
             loaded.append(load(record))
             sound.append(record)
@@ -135,7 +139,19 @@ def _sound(
             if not skip_bad:
                 raise
             skipped.append((record.id, str(error)))
+    if not sound:
+        raise _nothing_left(index, split, skipped)
     return sound, loaded, tuple(skipped)
+
+
+def _nothing_left(index: ClipIndex, split: str, skipped: list[tuple[str, str]]) -> DataError:
+    """What to say of a split without clips: nobody is in it, or all of it was left out as damaged."""
+    hint = f"Give a video with labels to {split} in splits.csv (without that file, the MiGA challenge's list decides)"
+    if skipped:
+        hint = f"--skip-bad (skip_bad) left all {len(skipped)} out, the first because: {skipped[0][1]}"
+    elif index.skipped:
+        hint += f", or mend what --skip-bad (skip_bad) left out: {len(index.skipped)} clips or videos in all splits"
+    return DataError(f"no clips are left in split {split}", where=index.root, hint=hint)
 
 
 class _Clips(Dataset[Item]):
@@ -144,7 +160,7 @@ class _Clips(Dataset[Item]):
     def __init__(self, records: list[ClipRecord], *, train: bool, seed: int) -> None:
         _require(seed >= 0, f"seed {seed} is negative")
         if not records:
-            raise DataError("no clips are left", hint="Does the data set have this split, and are its files whole?")
+            raise DataError("no clips are left", hint="Give at least one")
         unlabelled = [record.id for record in records if record.label == UNLABELLED]
         if train and unlabelled:
             raise DataError(f"clip {unlabelled[0]} has no label to train on", hint="Train on a labelled split")
@@ -202,7 +218,7 @@ class SkeletonClips(_Clips):
         seed: int = 0,
         skip_bad: bool = False,
     ) -> None:
-        records, loaded, self.skipped = _sound(index.split(split), lambda r: _load_skeleton(r, index), skip_bad)
+        records, loaded, self.skipped = _sound(index, split, lambda r: _load_skeleton(r, index), skip_bad)
         self._set_up(records, loaded, config, train, seed)
 
     @classmethod
@@ -363,7 +379,7 @@ class VideoClips(_Clips):
         self._film_sizes: dict[Path, tuple[int, int]] = {}
         self._needed = int(config.size * _MARGIN) if train and config.crop else config.size
         load = self._decode_whole if skip_bad else self._film_size
-        records, _, self.skipped = _sound(index.split(split), load, skip_bad)
+        records, _, self.skipped = _sound(index, split, load, skip_bad)
         super().__init__(records, train=train, seed=seed)
 
     def _film_size(self, record: ClipRecord) -> tuple[int, int] | None:

@@ -162,7 +162,7 @@ class DenseClips(_Clips):
         self._cache: dict[str, Tensor] | None = {} if cache else None
         self._film_sizes: dict[Path, Size] = {}
         load = self._box_of_sound if skip_bad else self._box
-        records, self.boxes, self.skipped = _sound(index.split(split), load, skip_bad)
+        records, self.boxes, self.skipped = _sound(index, split, load, skip_bad)
         super().__init__(records, train=train, seed=seed)
 
     def _film(self, record: ClipRecord) -> tuple[Path, Size]:

@@ -4,7 +4,8 @@ T frames, V keypoints. A skeleton file has a row per frame, no header: a skipped
 point in pixels. A label file has rows ``gesture_id,start,end``. Notable choices:
 * A good file goes through pandas' C parser; only a bad one is gone through row by row, to say which row is bad.
 * Missing is score 0 at (0, 0), whatever the file wrote for it: nothing, NaN, or an infinite number.
-* Frame numbers are 1-based with inclusive ends.
+* Frame numbers are 1-based with inclusive ends. A first column of a skeleton that counts frames must do so row by row.
+* A byte order mark and the line ends of either system do not matter; UTF-16 is refused, and told as what it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from migcore.data.checks import check_frame_numbers, other_separator, plain
 from migcore.data.layouts import OPENPOSE35, ColumnMap, fitting_column_map
 from migcore.errors import DataError
 from migcore.files import write_text
@@ -38,6 +40,12 @@ def _numbers_missing(text: str) -> bool:
     return text.strip().lower() in _MISSING
 
 
+def _say(name: str, value: str | int) -> str:
+    """How a setting of the data is given, on the command line and in Python."""
+    flag = f"--{name.replace('_', '-')} {value}"
+    return f"say {flag} to check and doctor, --set data.{name}={value} to the others, {name}={value!r} in Python"
+
+
 def _bad_row(data: bytes, path: Path, columns: ColumnMap) -> DataError:
     """The first row that is wrong in a file known to be bad."""
     for number, line in enumerate(data.decode("utf-8", errors="replace").split("\n"), start=1):
@@ -48,9 +56,9 @@ def _bad_row(data: bytes, path: Path, columns: ColumnMap) -> DataError:
                 f"{len(cells)} columns, but column map {columns.name!r} expects {columns.columns}",
                 where=path,
                 row=number,
-                hint=f"Open the data set with column_map={other.name!r}"
+                hint=f"Are these the columns of {other.name}? Then {_say('column_map', other.name)}"
                 if other
-                else "Choose the column map of this file, or mend the row",
+                else other_separator(line) or "Choose the column map of this file, or mend the row",
             )
         for place, cell in enumerate(cells):
             try:
@@ -68,15 +76,16 @@ def _bad_row(data: bytes, path: Path, columns: ColumnMap) -> DataError:
 
 def _read_bytes(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{what} cannot be read ({error.strerror})", where=path, hint="Put the file there or leave the video out"
         ) from error
+    return plain(data, path)
 
 
 def _table_bytes(path: Path, columns: ColumnMap) -> bytes:
-    """The bytes of a skeleton file whose rows all have the map's number of columns."""
+    """The bytes of a skeleton file whose rows all have the map's number of columns and are in the order of frames."""
     data = _read_bytes(path, "skeleton file").rstrip()
     if not data:
         raise DataError("skeleton file is empty", where=path, hint="Write one row per frame of the film")
@@ -87,6 +96,7 @@ def _table_bytes(path: Path, columns: ColumnMap) -> bytes:
         if b"\r" in line.removesuffix(b"\r"):  # a line end to pandas, and none to whoever counts rows
             hint = "Write line ends as \\n or \\r\\n"
             raise DataError("a carriage return stands within the row", where=path, row=row, hint=hint)
+    check_frame_numbers([line.partition(b",")[0] for line in lines], path)
     return data
 
 
@@ -94,7 +104,8 @@ def count_skeleton_rows(path: Path, columns: ColumnMap) -> int:
     """Frames of a skeleton file, after a look at its columns but not at its numbers.
 
     Raises:
-        DataError: it cannot be read, is empty, or its columns are not the map's.
+        DataError: it cannot be read, is empty, its columns are not the map's, or its first column counts frames and
+            rows are out of order, lost or doubled (:func:`~migcore.data.checks.check_frame_numbers`).
     """
     return _rows(_table_bytes(path, columns))
 
@@ -112,7 +123,8 @@ def read_skeleton_csv(path: Path, column_map: ColumnMap) -> tuple[np.ndarray, np
 
     Raises:
         DataError: the file cannot be read or is empty, a row has other columns than the map, text where a number
-            belongs, or a score far outside 0..1 (a sign of shifted columns); names file and row.
+            belongs, or a score far outside 0..1 (a sign of shifted columns), or rows are out of order, lost or doubled;
+            names file and row.
     """
     data = _table_bytes(path, column_map)
     wanted = [first + i for first in column_map.joints for i in range(3)]
@@ -177,7 +189,8 @@ def _whole_number(cell: str) -> int:
 def _label_row(line: str, path: Path, row: int, first_frame: int) -> LabelRow:
     cells = line.split(",")
     if len(cells) != 3:
-        raise DataError(f"{len(cells)} columns, but a label has gesture_id,start,end", where=path, row=row)
+        hint = other_separator(line) or "A row is gesture_id,start,end"
+        raise DataError(f"{len(cells)} columns, but a label has gesture_id,start,end", where=path, row=row, hint=hint)
     try:
         raw, start, end = (_whole_number(cell) for cell in cells)
     except ValueError as error:
@@ -192,7 +205,7 @@ def _label_row(line: str, path: Path, row: int, first_frame: int) -> LabelRow:
             f"the clip starts at frame {start}, but frames count from {first_frame}",
             where=path,
             row=row,
-            hint="If the first frame of these files is 0, say first_frame=0" if start == 0 else "Mend the row",
+            hint=f"If the first frame of these files is 0, {_say('first_frame', 0)}" if start == 0 else "Mend the row",
         )
     if end < start:
         raise DataError(
@@ -212,7 +225,7 @@ def scan_labels_csv(path: Path, *, first_frame: int = 1) -> list[LabelRow | Data
     """The rows of a label file, a bad one as the error that :func:`read_labels_csv` would raise.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is UTF-16.
     """
     rows: list[LabelRow | DataError] = []
     text = _read_bytes(path, "label file").rstrip().decode("utf-8", errors="replace")

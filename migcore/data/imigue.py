@@ -13,11 +13,13 @@ What such a folder holds::
     ROOT/NNNN/ or ROOT/<anything>/NNNN/   NNNN_light_hand.csv, NNNN_label.csv, NNNN.mp4 of one film
     ROOT/clips/NNNN_k.mp4                 pre-cut clips; their NNNN_label.csv here or in the folder of the film
     ROOT/splits.csv                       header video,split,subject; without it, the MiGA challenge's validation videos
-    ROOT/identity.json                    {"identity": hash}, where the maker of the data knows it; else it is computed
+    ROOT/identity.json                    {"identity": hash, "content": {file: hash}}, where the maker of the data wrote
+                                          it and the files are still these; else the identity is computed from them
 
 Notable choices:
 * A clip is ``NNNN_k``: k counts the rows of the film's label file from 0, also those that are skipped as damaged.
 * Opening looks at every file (rows, columns, frames that films say they have); coordinates and pixels are read on use.
+* A film may have any of the usual ends (:data:`~migcore.data.folder.FILMS`: .MP4, .mov …); only its stem is its name.
 * Skeleton-only and film-only folders are fine; one where some clips lack what others have is not (``check``).
 """
 
@@ -32,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
+from migcore.data.checks import check_unit
 from migcore.data.files import (
     count_skeleton_rows,
     read_labels_csv,
@@ -40,7 +43,7 @@ from migcore.data.files import (
     write_labels_csv,
     write_skeleton_csv,
 )
-from migcore.data.folder import SPLITS, Files, find_files, identity_of, read_splits
+from migcore.data.folder import SPLITS, ChangedDataWarning, Files, find_files, identity_of, read_splits
 from migcore.data.layouts import ColumnMap
 from migcore.data.layouts import column_map as find_column_map
 from migcore.data.video import probe
@@ -49,6 +52,7 @@ from migcore.labels import CLASSES, NUM_CLASSES
 
 __all__ = [
     "AbsentClassWarning",
+    "ChangedDataWarning",
     "ClipIndex",
     "ClipRecord",
     "open_dataset",
@@ -61,6 +65,7 @@ __all__ = [
 
 MIGA_VAL = frozenset({"0001", "0002", "0003", "0004", *(f"{v:04d}" for v in range(6, 12))})
 """The 10 validation videos of the MiGA challenge."""
+_LEAVE_OUT = "leave what is damaged out with --skip-bad (skip_bad=True in Python)"
 UNLABELLED = -1
 """Label of a clip whose label is not known (test clips)."""
 
@@ -168,8 +173,16 @@ class _Found:
 
 def _add_labelled(found: _Found, files: Files, video: str, split: str, subject: str, first_frame: int) -> None:
     """The clips of a video's label file."""
-    film, skeleton = files.part(video, ".mp4"), files.part(video, "_light_hand.csv")
-    rows, cut = scan_labels_csv(files.labels[video], first_frame=first_frame), files.precut.get(video, {})
+    film, skeleton = files.films.get(video), files.skeletons.get(video)
+    cut = files.precut.get(video, {})
+    try:
+        rows = scan_labels_csv(files.labels[video], first_frame=first_frame)
+        if not rows:
+            hint = "Take the file away if the film has no clips, and the video off splits.csv"
+            raise DataError("holds no clip", where=files.labels[video], hint=hint)
+    except DataError as error:
+        found.bad.append((video, error))
+        return
     for k, row in enumerate(rows):
         if isinstance(row, DataError):
             found.bad.append((f"{video}_{k}", row))
@@ -216,16 +229,17 @@ def open_dataset(
         The index. Videos without label file have no clips, except for pre-cut ones (label -1, split "test").
 
     Raises:
-        DataError: the folder holds no data set, a splits, label or identity file is wrong, or a clip is damaged; names
-            file and row.
+        DataError: the folder holds no data set, a splits, label or identity file is wrong or empty, or a clip is
+            damaged; names file and row.
         ConfigError: no column map has that name.
 
     Warns:
         AbsentClassWarning: a split with labelled clips lacks classes.
+        ChangedDataWarning: the folder declares an identity that its files no longer have.
     """
     root, columns = Path(root), find_column_map(column_map)
-    files, splits_file = find_files(root), root / "splits.csv"
-    assigned = read_splits(splits_file, files.videos) if splits_file.is_file() else None
+    files = find_files(root)
+    assigned = None if files.splits is None else read_splits(files.splits, files.videos)
 
     found = _Found()
     for video in sorted(files.videos):
@@ -234,18 +248,21 @@ def open_dataset(
         split, subject = (miga, "") if assigned is None else assigned.get(video, ("", ""))
         if labelled:
             _add_labelled(found, files, video, split, subject, first_frame)
+        elif split in ("train", "val"):
+            where, hint = files.place(video), "Add it or take the video off splits.csv"
+            found.bad.append((video, DataError(f"has no {video}_label.csv", where=where, hint=hint)))
         elif video in files.precut:
             _add_unlabelled(found, files, video, split, subject)
-        elif split in ("train", "val"):
-            folder, hint = files.folders[video], "Add it or take the video off splits.csv"
-            found.bad.append((video, DataError(f"has no {video}_label.csv", where=folder, hint=hint)))
     if check:
         found = _checked(found, files, columns)
     if found.bad and not skip_bad:
         raise found.bad[0][1]
 
-    used = {p for clip in found.clips for p in (clip.film, clip.skeleton) if p} | set(files.labels.values())
-    identity = identity_of(root, [*used, *([splits_file] if assigned is not None else [])])
+    whole = {video: path for video, path in files.labels.items() if video not in {each for each, _ in found.bad}}
+    used = {p for clip in found.clips for p in (clip.film, clip.skeleton) if p} | set(whole.values())
+    identity, changed = identity_of(root, [*used, *([] if files.splits is None else [files.splits])], files)
+    if changed:
+        warnings.warn(changed, ChangedDataWarning, stacklevel=2)
     skipped = tuple((clip_id, str(error)) for clip_id, error in found.bad)
     if skipped:  # other data than the whole: runs on it need a key of their own
         identity = hashlib.sha256("\0".join([identity, *(clip_id for clip_id, _ in skipped)]).encode()).hexdigest()[:32]
@@ -304,15 +321,15 @@ def _check_clip(
         if path is None and want and clip.label != UNLABELLED:
             raise DataError(
                 f"clip {clip.id} has no {what}, but others have one",
-                where=files.folders.get(clip.video, files.labels[clip.video].parent),
-                hint="Add it, or leave its clips out with skip_bad",
+                where=files.place(clip.video),
+                hint=f"Add it, or {_LEAVE_OUT}",
             )
         if path is not None and (frames := length(path)) < last:
             raise DataError(
                 f"clip {clip.id} needs frame {last}, but {path.name} has {frames}",
                 where=files.labels.get(clip.video, path),
                 row=int(clip.id.split("_")[1]) + 1,
-                hint="Mend the label, complete the file, or leave the clip out with skip_bad",
+                hint=f"Mend the label, complete the file, or {_LEAVE_OUT}",
             )
 
 
@@ -328,6 +345,7 @@ def _warn_of_absent_classes(index: ClipIndex) -> None:
 @lru_cache(maxsize=8)
 def _skeleton_of_film(path: Path, columns: ColumnMap, size: int, time_ns: int) -> tuple[np.ndarray, np.ndarray]:
     keypoints, scores = read_skeleton_csv(path, columns)
+    check_unit(keypoints[scores > 0], None, path)
     for array in (keypoints, scores):
         array.setflags(write=False)
     return keypoints, scores
@@ -345,7 +363,7 @@ def read_clip_skeleton(record: ClipRecord, column_map: ColumnMap) -> tuple[np.nd
         read-only views.
 
     Raises:
-        DataError: there is no skeleton file, it is damaged, or it ends before the clip does.
+        DataError: there is no skeleton file, it is damaged, its coordinates are no pixels, or it ends before the clip.
     """
     path = record.skeleton
     if path is None:

@@ -109,7 +109,7 @@ class SequenceClips(_Clips):
         seed: int = 0,
         skip_bad: bool = False,
     ) -> None:
-        records, self._loaded, self.skipped = _sound(index.split(split), lambda r: _load_skeleton(r, index), skip_bad)
+        records, self._loaded, self.skipped = _sound(index, split, lambda r: _load_skeleton(r, index), skip_bad)
         super().__init__(records, train=train, seed=seed)
         self.config, self.layout = config, find_layout(config.layout)
         joints = self._loaded[0][1].shape[-1]

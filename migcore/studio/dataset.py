@@ -6,7 +6,8 @@
     OUT/0001/0001_light_hand.csv   a row a frame: frame number, then 35 × (x, y, score)
     OUT/0001/0001_label.csv        gesture id, first frame, last frame (1-based, inclusive)
     OUT/splits.csv                 video, split, subject (splits share no subject)
-    OUT/identity.json              version, configuration and the hash of everything but encoded bytes
+    OUT/identity.json              version, configuration, the hash of everything but encoded bytes, and that of each
+                                   file as it was written here
 
 Everything after this point is the code that reads iMiGUE. Films are drawn in parallel; a folder that was cut off is
 completed, not begun again.
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from migcore.data.folder import content_of, find_files
 from migcore.data.imigue import write_labels_csv, write_skeleton_csv
 from migcore.data.writer import FilmWriter
 from migcore.errors import ConfigError, StorageError
@@ -214,6 +216,7 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
     Raises:
         ConfigError: ``out`` holds a data set of another configuration or version.
         StorageError: the disk is full; what was written stays and is used by the next call.
+        DataError: a file that was written cannot be read.
     """
     out = Path(out)
     films = plan(config)
@@ -262,6 +265,7 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
-    write_json(done, {"identity": _identity(out, films, config), **recipe})
+    content = content_of(out, find_files(out).all)
+    write_json(done, {"identity": _identity(out, films, config), **recipe, "content": content})
     begun.unlink()
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,6 +115,8 @@ def change_cell(row: int, column: int, text: str):
         (lambda rows: [*rows[:2], [*rows[2], "1"], *rows[3:]], 3, "107 columns"),
         (lambda rows: [*rows[:4], [""], *rows[4:]], 5, "1 columns"),
         (lambda rows: [row + ["0"] * 306 for row in rows], 1, "412 columns.*column_map='openpose137'"),
+        (lambda rows: [row + ["0"] * 306 for row in rows], 1, "--column-map .* --set data.column_map=openpose137 "),
+        (lambda rows: [[";".join(row)] for row in rows], 1, "1 columns.*commas, not by semicolons"),
         (lambda rows: [*rows[:2], rows[2][:-1], [*rows[3], "1"], *rows[4:]], 3, "105 columns"),
         (change_cell(5, 3, "57.2"), 6, "column 4 holds 57.2 where a score of 0..1 belongs"),
         (change_cell(0, 6, "-0.5"), 1, "column 7 holds -0.5 where a score"),
@@ -126,6 +128,99 @@ def test_a_bad_skeleton_file_is_told_by_row(skeleton: Path, change, row: int, me
         files.read_skeleton_csv(skeleton, OPENPOSE35)
     assert (caught.value.where, caught.value.row) == (skeleton, row)
     assert caught.value.hint
+
+
+def numbered(rows: list[list[str]], numbers: Iterable[object]) -> list[list[str]]:
+    """Rows for these frame numbers, the same over and over."""
+    return [[str(number), *rows[0][1:]] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "row", "message"),
+    [
+        (sorted(range(1, 31), key=str), 2, "frame number 10 stands where 2 belongs: the rows are sorted as text"),
+        ([1, 2, 4, 3, 5, 6], 3, "frame number 4 stands where 3 belongs: the rows are out of order"),
+        ([0, 1, 2, 5, 6, 7], 4, "frame number 5 stands where 3 belongs: 2 rows are lost in between"),
+        ([1, 2, 3, 3, 4, 5], 4, "frame number 3 stands where 4 belongs: 1 row is doubled"),
+        ([*range(1, 21), *range(26, 41), *range(36, 41)], 21, "5 rows are lost in between, 5 rows are doubled"),
+        ([5, 6, 7, 8], 1, "frame number 5 stands where 1 belongs: 4 rows are lost before the first"),
+        (["1.0", "3.0", "5.0", "7.0"], 2, "frame number 3 stands where 2 belongs: 3 rows are lost in between"),
+        ([1, 1, 2, 2, 3, 3], 2, "3 rows are doubled"),
+        ([*range(9, -1, -1)], 1, "out of order"),
+    ],
+)
+def test_rows_that_are_not_the_frames_in_their_order_are_refused(
+    skeleton: Path, numbers: list[object], row: int, message: str
+) -> None:
+    put_rows(skeleton, numbered(rows_of(skeleton), numbers))
+    for read in (files.read_skeleton_csv, files.count_skeleton_rows):
+        with pytest.raises(DataError, match=message) as caught:
+            read(skeleton, OPENPOSE35)
+        assert (caught.value.where, caught.value.row) == (skeleton, row) and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        range(6),
+        range(1, 7),
+        ["1.0", "2.0", "3.0"],
+        [7] * 6,  # one person
+        [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2],  # whom the tracker follows
+        [-1, 3, 3, -1, 3],
+        [0.0, 0.04, 0.08, 0.12],
+        [0, 40, 80, 120, 160],  # thousandths of a second
+        ["", "", ""],
+        ["a", "b", "c"],
+        [1, 3],  # too few to tell
+        np.random.default_rng(0).integers(0, 101, 60),  # percent
+    ],
+)
+def test_a_first_column_that_counts_nothing_says_nothing(skeleton: Path, numbers: Iterable[object]) -> None:
+    numbers = list(numbers)
+    put_rows(skeleton, numbered(rows_of(skeleton), numbers))
+    assert len(files.read_skeleton_csv(skeleton, OPENPOSE35)[0]) == len(numbers)
+    assert files.count_skeleton_rows(skeleton, OPENPOSE35) == len(numbers)
+
+
+@quick
+@given(st.permutations(range(1, 13)), st.integers(0, 1))
+def test_only_one_order_of_the_frames_is_read(tmp_path: Path, order: list[int], first: int) -> None:
+    path = tmp_path / "0001_light_hand.csv"
+    put_rows(path, [[str(number - 1 + first), *["0"] * 105] for number in order])
+    if order == sorted(order):
+        assert files.count_skeleton_rows(path, OPENPOSE35) == 12
+    else:
+        with pytest.raises(DataError, match=r"out of order|sorted as text"):
+            files.count_skeleton_rows(path, OPENPOSE35)
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_does_not_matter(skeleton: Path, tmp_path: Path) -> None:
+    expected = files.read_skeleton_csv(skeleton, OPENPOSE35)
+    skeleton.write_bytes(MARK + skeleton.read_bytes().replace(b"\n", b"\r\n"))
+    for found, right in zip(files.read_skeleton_csv(skeleton, OPENPOSE35), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    put_rows(skeleton, [rows_of(skeleton)[n] for n in (0, 2, 1, 3)])
+    with pytest.raises(DataError, match="row 2: frame number 3"):  # the mark hides no number
+        files.count_skeleton_rows(skeleton, OPENPOSE35)
+    label = tmp_path / "0001_label.csv"
+    for end in (b"\n", b"\r\n"):
+        label.write_bytes(MARK + b"4,1,3" + end + b"99,5,9" + end)
+        assert files.read_labels_csv(label) == [(3, 1, 3), (31, 5, 9)]
+    label.write_bytes(MARK)
+    assert files.read_labels_csv(label) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_called_by_name(skeleton: Path, encoding: str) -> None:
+    for path, text in ((skeleton, skeleton.read_text()), (skeleton.with_name("0001_label.csv"), "4,1,3\n99,5,9\n")):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match=r"is UTF-(16|32) text, not UTF-8\. Save it as UTF-8") as caught:
+            (files.read_skeleton_csv(path, OPENPOSE35) if path == skeleton else files.read_labels_csv(path))
+        assert caught.value.where == path
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", bytes(range(256)) * 20, "1,2,3".encode("utf-16")])
@@ -208,6 +303,9 @@ def test_raw_ids_and_frames_of_label_files(tmp_path: Path) -> None:
     [
         ("4,-3,9", "starts at frame -3, but frames count from 1"),
         ("4,0,9", "starts at frame 0.*first_frame=0"),
+        ("4,0,9", "--first-frame 0 to check and doctor, --set data.first_frame=0 to the others"),
+        ("4;1;3", "1 columns, but a label has.*commas, not by semicolons"),
+        ("4\t1\t3", "commas, not by tabs"),
         ("4,9,3", "ends at frame 3, before its start 9"),
         ("33,1,3", "gesture id 33 is not one of"),
         ("0,1,3", "gesture id 0 is not one of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 import warnings
@@ -326,6 +327,26 @@ def test_damaged_films_name_the_clip_or_are_skipped_when_asked(index: ClipIndex,
         VideoClips(index, "train", config, train=False)
     with pytest.raises(DataError, match="no clips are left"):
         VideoClips(index, "train", config, train=False, skip_bad=True)
+
+
+def test_a_split_without_clips_is_named_with_what_can_be_done(root: Path, index: ClipIndex) -> None:
+    def refused(skip_bad: bool = False) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AbsentClassWarning)
+            opened = open_dataset(root, skip_bad=skip_bad)
+        with pytest.raises(DataError, match=rf"^{root}: no clips are left in split train\. ") as caught:
+            SkeletonClips(opened, "train", SMALL, train=True, skip_bad=skip_bad)
+        return str(caught.value)
+
+    whole = (root / "splits.csv").read_text()
+    (root / "splits.csv").write_text(whole.replace("train", "val"))
+    assert "Give a video with labels to train in splits.csv" in refused() and "--skip-bad" not in refused()
+    (root / "splits.csv").write_text(whole)
+    text = (root / "0001" / "0001_light_hand.csv").read_text()
+    (root / "0001" / "0001_light_hand.csv").write_text(text.replace("\n3,", "\n3,x", 1))
+    assert re.search(r"--skip-bad .*left all 4 out, the first because: .*row 3: column 2 holds", refused(skip_bad=True))
+    (root / "0001" / "0001_label.csv").write_text("")
+    assert "or mend what --skip-bad (skip_bad) left out: 1 " in refused(skip_bad=True)
 
 
 def test_damaged_skeletons_are_told_or_skipped_when_asked(index: ClipIndex, root: Path) -> None:

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from tiny import CLIPS, FRAMES, SPLITS, write_film, write_skeleton, write_video
 
+from migcore.data.folder import content_hash, content_of, find_files
 from migcore.data.imigue import (
     AbsentClassWarning,
+    ChangedDataWarning,
     ClipIndex,
     ClipRecord,
     open_dataset,
     read_clip_skeleton,
     read_skeleton_csv,
     write_labels_csv,
+    write_skeleton_csv,
 )
 from migcore.data.layouts import OPENPOSE35
 from migcore.errors import ConfigError, DataError
@@ -145,14 +148,124 @@ def test_identity_is_that_of_the_files(root: Path) -> None:
     assert opened(moved).identity != first
 
 
+@pytest.mark.parametrize("part", ["0001/0001.mp4", "0002/0002_light_hand.csv", "0003/0003_label.csv", "splits.csv"])
+def test_identity_follows_every_byte_of_small_files(root: Path, part: str) -> None:
+    path, first = root / part, opened(root).identity
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\n" if path.suffix == ".csv" else b"mdat", len(data) // 3 if path.suffix == ".csv" else 0)
+    data[at : at + 1] = b" \n" if path.suffix == ".csv" else b"M"  # the size of the film stays
+    path.write_bytes(bytes(data))
+    assert opened(root, check=False).identity != first
+
+
+@pytest.mark.parametrize("place", [0, 100_000, (8 << 20) - 1])
+def test_of_a_large_film_its_size_and_samples_count(tmp_path: Path, place: int) -> None:
+    film = tmp_path / "0001.mp4"
+    with film.open("wb") as file:
+        file.truncate(8 << 20)
+    first = content_hash(tmp_path, [film])
+    os.utime(film, (1, 1))
+    assert content_hash(tmp_path, [film]) == first
+    with film.open("r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    second = content_hash(tmp_path, [film])
+    os.truncate(film, (8 << 20) + 1)
+    assert len({first, second, content_hash(tmp_path, [film])}) == 3
+
+
+def test_what_no_clip_needs_is_no_part_of_the_identity(root: Path) -> None:
+    declare(root)
+    first = opened(root).identity
+    (root / "readme.txt").write_text("0001_0\n")
+    (root / "0001" / "notes.csv").write_text("1,2\n")
+    (root / "0001" / ".0001.mp4.part").write_text("x")
+    assert opened(root).identity == first == "abc123"
+    (root / "identity.json").unlink()
+    bare = opened(root).identity
+    (root / "0001" / "other.txt").write_text("x")
+    assert opened(root).identity == bare != first
+
+
+def declare(root: Path, **more: object) -> None:
+    """What the maker of the data writes down."""
+    content = content_of(root, find_files(root).all)
+    (root / "identity.json").write_text(json.dumps({"identity": "abc123", "version": 1, "content": content, **more}))
+
+
 def test_the_maker_of_the_data_may_say_its_identity(root: Path) -> None:
-    (root / "identity.json").write_text(json.dumps({"identity": "abc123", "version": 1}))
-    assert opened(root).identity == "abc123"
-    for wrong in ("[]", "{}", '{"identity": 3}', '{"identity": ""}', "no json"):
+    declare(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ChangedDataWarning)
+        assert opened(root).identity == "abc123"
+        assert opened(shutil.copytree(root, root.parent / "copy")).identity == "abc123"
+        os.utime(root / "0001" / "0001_label.csv", (1, 1))
+        assert opened(root, skip_bad=True, check=False).identity == "abc123"
+        (root / "identity.json").write_bytes(b"\xef\xbb\xbf" + (root / "identity.json").read_bytes())
+        assert opened(root).identity == "abc123"
+    for wrong in ("[]", "{}", '{"identity": 3}', '{"identity": ""}', '{"identity": "a", "content": 3}', "no json"):
         (root / "identity.json").write_text(wrong)
         with pytest.raises(DataError, match=r"identity\.json") as caught:
             opened(root)
         assert caught.value.hint
+
+
+def change_labels(root: Path) -> None:
+    write_labels_csv(root / "0002" / "0002_label.csv", [*CLIPS[:3], (8, 25, 40)])
+
+
+def change_skeleton(root: Path) -> None:
+    write_skeleton(root / "0002" / "0002_light_hand.csv", seed=77)
+
+
+def change_film(root: Path) -> None:
+    write_film(root / "0002" / "0002.mp4", seed=77)
+
+
+def change_splits(root: Path) -> None:
+    (root / "splits.csv").write_text(SPLITS.replace("test", "val"))
+
+
+def remove_video(root: Path) -> None:
+    shutil.rmtree(root / "0002")
+    (root / "splits.csv").write_text(SPLITS.replace("0002,val,b\n", ""))
+
+
+def add_video(root: Path) -> None:
+    write_video(root, "0004")
+
+
+def rename_film(root: Path) -> None:
+    (root / "0002" / "0002.mp4").rename(root / "0002" / "0002.mov")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (change_labels, r"1 changed \(0002/0002_label.csv\)"),
+        (change_skeleton, r"1 changed \(0002/0002_light_hand.csv\)"),
+        (change_film, r"1 changed \(0002/0002.mp4\)"),
+        (change_splits, r"1 changed \(splits.csv\)"),
+        (remove_video, r"1 changed \(splits.csv\); 3 missing \(0002/0002.mp4, 0002/0002_label.csv, 0002/0002_light"),
+        (add_video, r"3 new \(0004/0004.mp4, "),
+        (rename_film, r"1 missing \(0002/0002.mp4\); 1 new \(0002/0002.mov\)"),
+    ],
+)
+def test_a_declared_identity_does_not_outlive_the_files(root: Path, change, told: str) -> None:
+    declare(root)
+    change(root)
+    with pytest.warns(ChangedDataWarning, match=f"identity.json: the folder no longer holds .*: {told}") as caught:
+        changed = opened(root).identity
+    assert [w.filename for w in caught if w.category is ChangedDataWarning] == [__file__]
+    (root / "identity.json").unlink()
+    assert changed == opened(root).identity != "abc123", "the content says which data it is"
+
+
+def test_an_identity_that_cannot_be_checked_does_not_count(root: Path) -> None:
+    content = opened(root).identity
+    (root / "identity.json").write_text(json.dumps({"identity": "abc123"}))
+    with pytest.warns(ChangedDataWarning, match=r"cannot be held against the files.*migcore studio"):
+        assert opened(root).identity == content
 
 
 def replace(path: Path, old: str, new: str) -> Path:
@@ -173,7 +286,11 @@ def replace(path: Path, old: str, new: str) -> Path:
         ("0002,val,b", "0001,val,b", 3, "listed twice"),
         ("0002,val,b", "0099,val,b", 3, "neither folder nor clips"),
         ("0002,val,b", "0002,val", 3, "2 columns"),
-        ("video,split,subject\n", "", 1, "the first row is not video,split,subject"),
+        ("0002,val,b", "2,val,b", 3, "is no number of four digits.*spreadsheets drop the zeros"),
+        ("video,split,subject\n", "", 1, "the first row is not video,split,subject but '0001,train,a'"),
+        ("video,split,subject", "subject,video,split", 1, "but 'subject,video,split'.*in this order"),
+        ("video,split,subject", "Video,Split,Subject", 1, "but 'Video,Split,Subject'.*small letters"),
+        ("video,split,subject", "video;split;subject", 1, "commas, not by semicolons"),
     ],
 )
 def test_a_wrong_splits_file_is_told_by_row(root: Path, old: str, new: str, row: int, message: str) -> None:
@@ -181,6 +298,17 @@ def test_a_wrong_splits_file_is_told_by_row(root: Path, old: str, new: str, row:
     with pytest.raises(DataError, match=message) as caught:
         opened(root, skip_bad=True)
     assert (caught.value.where, caught.value.row) == (path, row)
+
+
+def test_a_splits_file_of_a_spreadsheet(root: Path) -> None:
+    first, path = opened(root).clips, root / "splits.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert opened(root).clips == first
+    path = path.rename(root / "Splits.CSV")
+    assert opened(root).clips == first
+    path.write_bytes(SPLITS.encode("utf-16"))
+    with pytest.raises(DataError, match=r"Splits\.CSV: is UTF-16 text, not UTF-8.*spreadsheet"):
+        opened(root)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
@@ -211,6 +339,78 @@ def test_a_video_that_is_there_twice(root: Path) -> None:
     shutil.copy(root / "0001" / "0001_label.csv", root / "clips")
     with pytest.raises(DataError, match="video 0001 has another label file"):
         opened(root)
+
+
+@pytest.mark.parametrize("end", [".MP4", ".mov", ".MOV", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".wmv", ".Mpeg"])
+def test_films_go_by_their_stem(root: Path, end: str) -> None:
+    first = opened(root)
+    for video in ("0001", "0002", "0003"):
+        (root / video / f"{video}.mp4").rename(root / video / f"{video}{end}")
+        (root / video / f"._{video}{end}").write_bytes(b"\0")  # what macOS leaves
+    (root / "__MACOSX" / "0001").mkdir(parents=True)
+    found = opened(root)
+    assert [clip.film for clip in found.clips] == [clip.film.with_suffix(end) for clip in first.clips if clip.film]
+    (root / "clips").mkdir()
+    for k in range(4):
+        write_film(root / "clips" / f"0001_{k}.mp4", frames=CLIPS[k][2] - CLIPS[k][1] + 1)
+        (root / "clips" / f"0001_{k}.mp4").rename(root / "clips" / f"0001_{k}{end}")
+    cut = opened(root).split("train")
+    assert [(clip.film.name, clip.film_start) for clip in cut if clip.film] == [(f"0001_{k}{end}", 0) for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "copy", "told"),
+    [
+        ("0001/0001.mp4", "0001/0001.mov", "video 0001 has another film, .*0001.mov"),
+        ("0001/0001.mp4", "0001/0001.MP4", "video 0001 has another film, .*0001.MP4"),
+        ("0001/0001_label.csv", "0001/0001_label.CSV", "video 0001 has another label file"),
+        ("0001/0001_light_hand.csv", "0001/0001_light_hand.CSV", "video 0001 has another skeleton file"),
+        ("splits.csv", "SPLITS.csv", "another splits file"),
+    ],
+)
+def test_two_files_for_one_thing_are_refused(root: Path, name: str, copy: str, told: str) -> None:
+    shutil.copy(root / name, root / copy)
+    with pytest.raises(DataError, match=told) as caught:
+        opened(root, skip_bad=True)
+    assert Path(name).name in str(caught.value) and Path(copy).name in str(caught.value)
+
+
+def test_a_folder_is_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, real = [], os.scandir
+    monkeypatch.setattr("migcore.data.folder.os.scandir", lambda path: listed.append(path) or real(path))
+    find_files(root)
+    assert sorted(listed) == [root, *(root / video for video in ("0001", "0002", "0003"))]
+
+
+def test_other_cases_of_csv_files(root: Path) -> None:
+    first = opened(root)
+    (root / "0002" / "0002_label.csv").rename(root / "0002" / "0002_LABEL.CSV")
+    (root / "0003" / "0003_light_hand.csv").rename(root / "0003" / "0003_light_hand.Csv")
+    found = opened(root)
+    assert [(c.id, c.label, c.start) for c in found.clips] == [(c.id, c.label, c.start) for c in first.clips]
+    assert len(read_clip_skeleton(found.clips[-1], OPENPOSE35)[0]) == 16
+
+
+def empty_labels(root: Path) -> Path:
+    (root / "0002" / "0002_label.csv").write_bytes(b"\xef\xbb\xbf\r\n \n")
+    return root / "0002" / "0002_label.csv"
+
+
+def wide_labels(root: Path) -> Path:
+    (root / "0002" / "0002_label.csv").write_text("4,1,3\n", encoding="utf-16")
+    return root / "0002" / "0002_label.csv"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [(empty_labels, "holds no clip.*Take the file away"), (wide_labels, "is UTF-16 text")]
+)
+def test_a_label_file_without_labels_is_told_or_skipped_when_asked(root: Path, damage, message: str) -> None:
+    where = damage(root)
+    with pytest.raises(DataError, match=message) as caught:
+        opened(root)
+    assert caught.value.where == where
+    index = opened(root, skip_bad=True)
+    assert [video for video, _ in index.skipped] == ["0002"] and len(index.clips) == 8
 
 
 def bad_film(root: Path) -> Path:
@@ -294,10 +494,11 @@ def test_a_bad_clip_is_told_by_row_or_skipped_when_asked(root: Path, row: str, m
 
 
 def test_what_was_skipped_is_part_of_the_identity(root: Path) -> None:
-    (root / "identity.json").write_text('{"identity": "abc123"}')
     missing_skeleton(root)
+    declare(root)
     one = opened(root, skip_bad=True)
     (root / "0003" / "0003_light_hand.csv").unlink()
+    declare(root)
     two = opened(root, skip_bad=True)
     assert len({"abc123", one.identity, two.identity}) == 3
 
@@ -315,6 +516,15 @@ def test_a_training_video_without_label_file(root: Path) -> None:
         opened(root)
     index = opened(root, skip_bad=True)
     assert [clip_id for clip_id, _ in index.skipped] == ["0001"] and index.split("train") == []
+
+
+def test_a_training_clip_without_label_file(root: Path) -> None:
+    write_film(root / "clips" / "0005_0.mp4", frames=4)
+    (root / "splits.csv").write_text(SPLITS + "0005,train,d\n")
+    with pytest.raises(DataError, match=r"clips: has no 0005_label.csv"):
+        opened(root)
+    (root / "splits.csv").write_text(SPLITS + "0005,test,d\n")
+    assert opened(root).clips[-1].label == -1
 
 
 def test_label_files_that_count_from_zero(root: Path) -> None:
@@ -350,6 +560,21 @@ def test_a_film_is_parsed_once_and_again_when_it_changed(root: Path, monkeypatch
     write_skeleton(root / "0001" / "0001_light_hand.csv", seed=99)
     after = read_clip_skeleton(clips[0], OPENPOSE35)[0]
     assert len(calls) == 2 and (before[0] != after).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "share"), [(1 / 64, 0, "all"), (1 / 32, -1, "all"), (1 / 52, 0, r"\d+% of the")]
+)
+def test_coordinates_that_are_no_pixels_are_refused(root: Path, scale: float, shift: float, share: str) -> None:
+    points = np.random.default_rng(0).uniform(1, 63, (FRAMES, 35, 2)) * scale + shift
+    path = root / "0001" / "0001_light_hand.csv"
+    write_skeleton_csv(path, points, np.ones((FRAMES, 35)))
+    clip = opened(root).split("train")[0]
+    with pytest.raises(DataError, match=rf"{share} points lie within -1..1: they are no pixels") as caught:
+        read_clip_skeleton(clip, OPENPOSE35)
+    assert caught.value.where == path and caught.value.hint
+    write_skeleton_csv(path, points, np.zeros((FRAMES, 35)))  # nothing is seen: nothing is wrong
+    assert not read_clip_skeleton(clip, OPENPOSE35)[1].any()
 
 
 def test_a_clip_whose_skeleton_is_gone_or_short(root: Path) -> None:

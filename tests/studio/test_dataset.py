@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migcore.data.imigue import open_dataset, read_clip_skeleton
+from migcore.data.imigue import ChangedDataWarning, open_dataset, read_clip_skeleton
 from migcore.data.video import probe, read_frames
 from migcore.errors import ConfigError
 from migcore.labels import NUM_CLASSES
@@ -103,6 +104,24 @@ def test_a_cut_off_folder_is_completed_and_identity_is_the_same(studio: Path, tm
     assert (copy / "0001" / "0001.mp4").stat().st_mtime_ns == kept
     assert not (copy / "recipe.json").exists()
     assert open_dataset(copy).identity == open_dataset(studio).identity
+
+
+def test_the_identity_is_that_of_what_was_written(studio: Path, tmp_path: Path) -> None:
+    import shutil
+
+    done = json.loads((studio / "identity.json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ChangedDataWarning)
+        assert open_dataset(studio).identity == done["identity"]
+        copy = Path(shutil.copytree(studio, tmp_path / "set"))
+        assert open_dataset(copy).identity == done["identity"]
+    table = copy / "0002" / "0002_light_hand.csv"
+    table.write_text("".join(f"{row.split(',')[0]}{',0' * 105}\n" for row in table.read_text().splitlines()))
+    with pytest.warns(ChangedDataWarning, match=r"1 changed \(0002/0002_light_hand.csv\)"):
+        assert open_dataset(copy).identity != done["identity"]
+    assert set(done["content"]) == {"splits.csv"} | {
+        f"{f.video}/{f.video}{end}" for f in plan(TINY) for end in (".mp4", "_label.csv", "_light_hand.csv")
+    }
 
 
 def test_two_processes_write_what_one_does(studio: Path, tmp_path: Path) -> None:
