@@ -38,9 +38,9 @@ from migcore.data.findings import (
     unused,
 )
 from migcore.data.folder import CLIP, Files, find_files
-from migcore.data.imigue import AbsentClassWarning, ChangedDataWarning, ClipIndex, open_dataset
+from migcore.data.imigue import AbsentClassWarning, ChangedDataWarning, ClipIndex, clip_seconds, open_dataset
 from migcore.data.layouts import ColumnMap, column_map, fitting_column_map, imigue22
-from migcore.data.video import FilmInfo, probe, read_frames
+from migcore.data.video import FilmInfo, check_pictures, probe, read_frames
 from migcore.errors import DataError
 from migcore.experiments import runs_folder
 
@@ -168,7 +168,7 @@ def examine_machine(folder: Path | None = None) -> dict[str, str]:
 def examine(root: str | Path, *, columns: str | None = None, first_frame: int = 1, decode: bool = False) -> Report:
     """Read a whole data set in iMiGUE's layout; whatever is wrong with it is a finding, and nothing is written.
 
-    Every number of every skeleton file and every packet of every film is read.
+    Every number of every skeleton file and every packet of every film is read, and its key frames are looked at.
 
     Args:
         root: its folder.
@@ -311,6 +311,7 @@ def _noted(path: Path, read: _Read, found: list[Finding]) -> Iterator[None]:
 
 def _film(path: Path, decode: bool) -> FilmInfo:
     told = probe(path)
+    check_pictures(path)
     if decode:
         for start in range(0, told.frames, _AT_ONCE):
             read_frames(path, np.arange(start, min(told.frames, start + _AT_ONCE)), size=(16, 16))
@@ -365,14 +366,13 @@ def _all(index: ClipIndex) -> dict[str, int]:
 
 
 def _seconds(index: ClipIndex, damaged: dict[Path, str], found: list[Finding]) -> tuple[float, ...]:
-    """Shortest, mean and longest clip, where a film tells the rate."""
-    rates: dict[Path, float] = {}
+    """Shortest, mean and longest clip, where a film tells."""
+    times = []
     for clip in index.clips:
-        if clip.film is not None and clip.film not in damaged and clip.film not in rates:
+        if clip.film is not None and clip.film not in damaged:
             try:
-                rates[clip.film] = probe(clip.film, exact=False).fps
-            except DataError as error:  # it was whole a moment ago
-                rates[clip.film] = 0.0
-                found.append(Finding("error", str(error)))
-    times = [clip.frames / rates[clip.film] for clip in index.clips if clip.film is not None and rates.get(clip.film)]
+                times.append(clip_seconds(clip))
+            except DataError as error:  # it was whole a moment ago, or is shorter than its header says
+                found.append(Finding("error", str(error), (clip.id,)))
+    times = [seconds for seconds in times if seconds > 0]
     return (min(times), sum(times) / len(times), max(times)) if times else ()

@@ -255,6 +255,7 @@ def _difficulty_config(preset: Preset) -> dict[str, Any]:
 # The index of clips is part of the data's identity, so of the readers only what reads a clip's content decides numbers.
 _METRICS = "migcore.metrics:classification,confusion,_rank_of_truth"
 _CLIPS = ("migcore.data.augment", "migcore.data.datasets", "migcore.data.sampling", _METRICS)
+_DECODING = ("migcore.data.containers", "migcore.data.timeline", "migcore.data.video")
 _SKELETON = (
     *_CLIPS,
     "migcore.data.files:read_skeleton_csv",
@@ -268,7 +269,7 @@ _SKELETON = (
 )
 _VIDEO = (
     *_CLIPS,
-    "migcore.data.video",
+    *_DECODING,
     "migcore.labels",
     "migcore.models.clip",
     "migcore.training:average_views",
@@ -276,7 +277,7 @@ _VIDEO = (
 )
 _STUDENT = (
     *_CLIPS,
-    "migcore.data.video",
+    *_DECODING,
     "migcore.labels",
     "migcore.models.clip",
     "migcore.models.froster",
@@ -299,7 +300,7 @@ _KEYPOINTS = (
     "migcore.data.layouts",
 )
 _TRAINING = ("migcore.training", "migcore.recipes.job:summary,measure")
-_FILM = (*_CLIPS, "migcore.data.video", *_TRAINING)
+_FILM = (*_CLIPS, *_DECODING, *_TRAINING)
 
 
 def _baseline_modules(name: str, *helpers: str) -> tuple[str, ...]:
@@ -312,7 +313,7 @@ def _sequence_modules(name: str) -> tuple[str, ...]:
     return (*_CLIPS, *_KEYPOINTS, *_TRAINING, "migcore.data.sequences", f"migcore.models.{name}", own)
 
 
-_DIFFICULTY = ("migcore.data.video", *_CLIPS, "migcore.studio.probes", "migcore.recipes.difficulty")
+_DIFFICULTY = (*_DECODING, *_CLIPS, "migcore.studio.probes", "migcore.recipes.difficulty")
 
 EXPERIMENTS: dict[str, Experiment] = {
     "zero_shot": Experiment(

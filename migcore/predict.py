@@ -33,13 +33,12 @@ import torch
 from torch import Tensor
 
 from migcore import ensemble, experiments
-from migcore.data.augment import centre_crop, resize_short, short_side
-from migcore.data.datasets import SkeletonClips, VideoConfig, collate
+from migcore.data.checks import SCORE_SLACK, check_unit
+from migcore.data.datasets import SkeletonClips, collate
 from migcore.data.files import read_skeleton_csv
+from migcore.data.film import Film, windows
 from migcore.data.imigue import UNLABELLED
 from migcore.data.layouts import column_map, layout
-from migcore.data.sampling import segment_centres
-from migcore.data.video import probe, read_frames
 from migcore.errors import CheckpointError, ConfigError, DataError
 from migcore.files import write_text
 from migcore.labels import CLASSES, prompts
@@ -65,7 +64,8 @@ class Prediction:
     Attributes:
         labels: names of the C classes.
         spans: [W, 2] int64, first frame of each window (0-based) and the one after its last.
-        fps: frames per second.
+        seconds: [W, 2] the same in seconds, by the film's time stamps.
+        fps: frames per second, the mean over the film.
         probabilities: [W, C] float64, rows sum to 1.
         streams: what judged, by name, with the weight of each in the fusion.
         notes: what to know before believing it.
@@ -73,15 +73,11 @@ class Prediction:
 
     labels: tuple[str, ...]
     spans: np.ndarray
+    seconds: np.ndarray
     fps: float
     probabilities: np.ndarray
     streams: Mapping[str, float]
     notes: tuple[str, ...]
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """[W, 2] the same spans in seconds."""
-        return self.spans / self.fps
 
     def top(self, k: int = 5, window: int | None = None) -> list[tuple[str, float]]:
         """The k most probable classes of a window, or of the mean over all windows, the best first.
@@ -118,93 +114,8 @@ class Prediction:
         return path
 
 
-def windows(frames: int, fps: float, seconds: float = 2.0, stride: float = 1.0) -> np.ndarray:
-    """Spans of a film: [W, 2] int64, first frame (0-based) and the one after the last.
-
-    Args:
-        frames: of the film, at least 1.
-        fps: frames per second.
-        seconds: length of a window.
-        stride: from the start of one to the start of the next.
-
-    Raises:
-        ConfigError: a number is not above 0, or there are no frames.
-    """
-    if frames < 1 or not 0 < fps < np.inf:
-        raise ConfigError(f"a film of {frames} frames at {fps:g} per second", hint="both are above 0")
-    if not 0 < seconds < np.inf or not 0 < stride < np.inf:
-        raise ConfigError(f"windows of {seconds:g} s every {stride:g} s", hint="both are above 0")
-    length, step = min(frames, max(1, round(seconds * fps))), max(1, round(stride * fps))
-    starts = np.arange(0, frames - length + 1, step, dtype=np.int64)
-    if starts[-1] + length < frames:
-        starts = np.append(starts, frames - length)
-    return np.stack([starts, starts + length], 1)
-
-
-@dataclass(frozen=True)
-class Film:
-    """A film in memory or on disk.
-
-    Attributes:
-        source: a path, or [3, T, H, W] uint8 RGB.
-        frames: T.
-        fps: frames per second.
-    """
-
-    source: Path | Tensor
-    frames: int
-    fps: float
-
-    @staticmethod
-    def of(video: str | Path | Tensor | np.ndarray, fps: float | None = None) -> Film:
-        """A film from a path or an array.
-
-        Args:
-            video: a path, or [3, T, H, W] uint8 RGB.
-            fps: frames per second; needed for arrays, and for a file overrides what it says of itself.
-
-        Raises:
-            DataError: the file is no film, or the array has another shape or type.
-            ConfigError: the rate is not known.
-        """
-        if isinstance(video, (str, Path)):
-            told = probe(video)
-            source: Path | Tensor = Path(video)
-            frames, rate = told.frames, told.fps if fps is None else fps
-        else:
-            source = torch.as_tensor(video)
-            if source.ndim != 4 or source.shape[0] != 3 or source.dtype != torch.uint8 or not source.numel():
-                raise DataError(
-                    f"a film of shape {list(source.shape)} and type {source.dtype}", hint="give uint8 [3, T, H, W], RGB"
-                )
-            frames, rate = source.shape[1], 0.0 if fps is None else fps
-        if not 0 < rate < np.inf:
-            raise ConfigError("the film's frames per second are not known", hint="give them: fps=25")
-        return Film(source, frames, float(rate))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        if isinstance(self.source, Tensor):
-            return int(self.source.shape[2]), int(self.source.shape[3])
-        return probe(self.source, exact=False).size
-
-    def view(self, span: np.ndarray, config: VideoConfig) -> Tensor:
-        """The test views of a window, [K, 3, T, size, size] uint8, as :class:`.VideoClips` has them."""
-        frames = int(span[0]) + segment_centres(int(span[1] - span[0]), config.frames, config.test_clips)
-        if isinstance(self.source, Tensor):
-            video = self.source[:, torch.from_numpy(frames)]
-        else:
-            size = self.size
-            scaled = short_side(size, config.size) if min(size) > config.size else None
-            video = read_frames(self.source, frames, size=scaled)
-        video = centre_crop(resize_short(video, config.size), (config.size, config.size))
-        return video.unflatten(1, (-1, config.frames)).transpose(0, 1).contiguous()
-
-
 Skeleton = str | Path | tuple[np.ndarray, np.ndarray]
 """A skeleton file, or keypoints [T, V, 2] in pixels of the film and scores [T, V]."""
-_SCORE_SLACK = 0.1  # confidences may pass 1 by a little, as in files
 
 
 class Predictor:
@@ -250,8 +161,8 @@ class Predictor:
                 and scores [T, V] in 0..1; what is not finite counts as missing, which is (0, 0) with score 0. Rows
                 behind the film's end are left out, with a note. Without it, the film's stream judges alone.
             labels: classes of one's own instead of the 32, as "name: description" or a name; film alone.
-            seconds, stride: of the windows (:func:`windows`).
-            fps: needed for arrays.
+            seconds, stride: of the windows (:func:`~migcore.data.film.windows`).
+            fps: frames per second; needed for arrays, and for a file instead of its time stamps.
 
         Raises:
             DataError: the film or the skeleton is missing, damaged, or they do not fit together: other frames or
@@ -260,7 +171,7 @@ class Predictor:
                 skeleton's streams have no weights here.
         """
         film = Film.of(video, fps)
-        spans = windows(film.frames, film.fps, seconds, stride)
+        spans = windows(film.times, seconds, stride)
         if labels and skeleton is not None:
             raise ConfigError("classes of one's own are judged by film alone", hint="leave the skeleton out")
         if skeleton is not None and not self.poses:
@@ -275,13 +186,17 @@ class Predictor:
         if self.config.search.kind == "logits":
             fused = np.exp(fused - fused.max(1, keepdims=True))
         notes = [STUDIO_NOTE] if not self.config.data.root else []
+        if film.assumed:
+            notes.append(f"the film has no time stamps: {film.fps:g} frames a second are assumed (--fps gives others)")
         if skeleton is not None and extra:
             notes.append(f"{extra} rows of the skeleton lie behind the film's end and were left out")
         if skeleton is not None and unseen:
             notes.append(f"{unseen} of {len(spans)} windows have no keypoint at all: there the skeleton streams guess")
         notes.append(NO_LIE_DETECTOR)
         names = tuple(label.split(":", 1)[0].strip() for label in labels) or tuple(g.name for g in CLASSES)
-        return Prediction(names, spans, film.fps, fused / fused.sum(1, keepdims=True), weights, tuple(notes))
+        return Prediction(
+            names, spans, film.times[spans], film.fps, fused / fused.sum(1, keepdims=True), weights, tuple(notes)
+        )
 
     @torch.inference_mode()
     def _film(self, film: Film, spans: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -342,28 +257,12 @@ class Predictor:
         keypoints, scores = keypoints[: film.frames], scores[: film.frames]
         missing = ~(np.isfinite(keypoints).all(-1) & np.isfinite(scores))
         keypoints[missing], scores[missing] = 0, 0
-        wrong = scores[(scores < -_SCORE_SLACK) | (scores > 1 + _SCORE_SLACK)]
+        wrong = scores[(scores < -SCORE_SLACK) | (scores > 1 + SCORE_SLACK)]
         if len(wrong):
             raise DataError(f"a score of {wrong[0]:g}", where=where, hint="scores lie in 0..1")
         scores = np.clip(scores, 0, 1)
-        _check_unit(keypoints[scores > 0], film.size, where)
+        check_unit(keypoints[scores > 0], film.size, where)
         return keypoints, scores, extra
-
-
-def _check_unit(points_N2: np.ndarray, size: tuple[int, int], where: Path | None) -> None:
-    """DataError if the points that are seen cannot be pixels of a film of that size."""
-    points_N2 = points_N2[points_N2.any(-1)]  # whatever its score, a point at (0, 0) may be a missing one
-    if not len(points_N2):
-        return
-    height, width = size
-    inside = ((points_N2 >= 0) & (points_N2 < (width, height))).all(-1).mean()
-    if inside < 0.5:
-        wrong = f"{1 - inside:.0%} of the points lie outside of the film of {width} x {height} pixels"
-    elif np.abs(points_N2).max() <= 1 and min(size) > 2:
-        wrong = f"all points lie in the corner pixel of the film of {width} x {height}"
-    else:
-        return
-    raise DataError(wrong, where=where, hint="give keypoints (x, y) in pixels of this very film")
 
 
 def load_predictor(config: str | Preset = "laptop", seed: int = 0, *, skeleton: bool = True) -> Predictor:

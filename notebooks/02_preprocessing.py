@@ -71,8 +71,7 @@ pictures.pipeline(
 # %%
 at = clip.film_start + sampling.segment_centres(clip.frames, 8)
 frames = video.read_frames(clip.film, at)
-fps = video.probe(clip.film).fps
-print(f"the clip has {clip.frames} frames, {clip.frames / fps:.2f} s")
+print(f"the clip has {clip.frames} frames, {imigue.clip_seconds(clip):.2f} s")
 print(f"frames [3, T, H, W] = {list(frames.shape)}, {frames.dtype}")
 
 # %% [markdown]
@@ -92,7 +91,7 @@ pd.DataFrame(first, index=skeleton.joints).head(8).map("{:.2f}".format)
 # %% mystnb={"figure": {"name": "fig-durations", "caption": "How long the clips of this page's data last, by split. In iMiGUE they last from 0.18 to 80.92 seconds and 2.55 on average (section 3.1 of the paper)."}, "image": {"alt": "Histogram of clip durations in seconds"}} tags=["remove-input"]
 plots.durations(
     {
-        s: np.array([c.frames for c in index.split(s)]) / fps
+        s: np.array([imigue.clip_seconds(c) for c in index.split(s)])
         for s in index.summary()
     }
 )

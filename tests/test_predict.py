@@ -242,7 +242,7 @@ def test_a_prediction_as_text(predictor: Predictor, folder: Path, tmp_path: Path
     stride=st.floats(0.01, 20),
 )
 def test_windows_cover_a_film(frames: int, fps: float, seconds: float, stride: float) -> None:
-    spans = windows(frames, fps, seconds, stride)
+    spans = windows(np.arange(frames + 1) / fps, seconds, stride)
     lengths = spans[:, 1] - spans[:, 0]
     assert (lengths == min(frames, max(1, round(seconds * fps)))).all()
     assert spans[0, 0] == 0 and spans[-1, 1] == frames

@@ -12,6 +12,8 @@ import numpy as np
 
 from migcore.errors import DataError
 
+SCORE_SLACK = 0.1
+"""How far a score may lie outside of 0..1: OpenPose's confidences pass 1 by a little. They are clipped."""
 _WIDE = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from migcore.data.checks import SCORE_SLACK
 from migcore.data.fields import height_width, ids, real_numbers, shown, text, whole_number
-from migcore.data.files import _SCORE_SLACK
 from migcore.errors import DataError
 
 _PART = re.compile("(train)(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?")  # of a division, in a split's name
@@ -25,7 +25,7 @@ def _clean(keypoints: np.ndarray, scores: np.ndarray, of: str) -> np.ndarray:
     """
     missing = ~(np.isfinite(keypoints).all(axis=-1) & np.isfinite(scores))
     keypoints[missing], scores[missing] = 0, 0
-    wrong = scores[(scores < -_SCORE_SLACK) | (scores > 1 + _SCORE_SLACK)]
+    wrong = scores[(scores < -SCORE_SLACK) | (scores > 1 + SCORE_SLACK)]
     if len(wrong):
         message = f"{of} has {wrong[0]:g} where a score of 0..1 belongs"
         raise DataError(message, hint="Scores are confidences; divide percents by 100")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from migcore.data.checks import check_frame_numbers, other_separator, plain
+from migcore.data.checks import SCORE_SLACK, check_frame_numbers, other_separator, plain
 from migcore.data.layouts import OPENPOSE35, ColumnMap, fitting_column_map
 from migcore.errors import DataError
 from migcore.files import write_text
@@ -28,7 +28,6 @@ LabelRow = tuple[int, int, int]
 """(label 0..31, first frame, last frame), frames 1-based and inclusive."""
 
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}
-_SCORE_SLACK = 0.1  # OpenPose's confidences may pass 1 by a little
 
 
 def _rows(data: bytes) -> int:
@@ -138,7 +137,7 @@ def read_skeleton_csv(path: Path, column_map: ColumnMap) -> tuple[np.ndarray, np
     missing = ~np.isfinite(table).all(axis=-1)
     table[missing] = 0
     keypoints, scores = np.ascontiguousarray(table[..., :2]), table[..., 2]
-    wrong = np.argwhere((scores < -_SCORE_SLACK) | (scores > 1 + _SCORE_SLACK))
+    wrong = np.argwhere((scores < -SCORE_SLACK) | (scores > 1 + SCORE_SLACK))
     if len(wrong):
         row, joint = wrong[0]
         raise DataError(

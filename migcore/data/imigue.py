@@ -46,7 +46,7 @@ from migcore.data.files import (
 from migcore.data.folder import SPLITS, ChangedDataWarning, Files, find_files, identity_of, read_splits
 from migcore.data.layouts import ColumnMap
 from migcore.data.layouts import column_map as find_column_map
-from migcore.data.video import probe
+from migcore.data.video import frame_times, probe
 from migcore.errors import ConfigError, DataError
 from migcore.labels import CLASSES, NUM_CLASSES
 
@@ -55,6 +55,7 @@ __all__ = [
     "ChangedDataWarning",
     "ClipIndex",
     "ClipRecord",
+    "clip_seconds",
     "open_dataset",
     "read_clip_skeleton",
     "read_labels_csv",
@@ -340,6 +341,21 @@ def _warn_of_absent_classes(index: ClipIndex) -> None:
             names = ", ".join(f"{i} {CLASSES[i].name}" for i in absent)
             message = f"{index.root}: split {name} has no clip of {len(absent)} of {NUM_CLASSES} classes: {names}"
             warnings.warn(message, AbsentClassWarning, stacklevel=3)
+
+
+def clip_seconds(record: ClipRecord) -> float:
+    """How long a clip lasts, by the time stamps of its film; 0 where the film tells neither stamps nor a rate.
+
+    Raises:
+        DataError: there is no film, it is damaged, or it ends before the clip does.
+    """
+    if record.film is None:
+        raise DataError(f"clip {record.id} has no film", where=record.skeleton, hint="Its seconds are the film's")
+    times, last = frame_times(record.film), record.film_start + record.frames
+    if last >= len(times):
+        message = f"clip {record.id} needs frame {last}, but there are {len(times) - 1}"
+        raise DataError(message, where=record.film, hint="Mend the label or complete the file")
+    return float(times[last] - times[record.film_start])
 
 
 @lru_cache(maxsize=8)

@@ -33,6 +33,10 @@ _ONE_TO_ONE = {"av1", "dnxhd", "ffv1", "h264", "hevc", "mjpeg", "mpeg4", "mpeg2v
 """Codecs of which a decoder shows a frame for each packet that is not hidden."""
 
 
+_REFUSING = {"vp8", "vp9"}
+"""Codecs whose decoders have an error for what leans on a picture that is not there."""
+
+
 @dataclass(frozen=True)
 class FilmIndex:
     """Frames of a film, numbered from 0.
@@ -96,11 +100,19 @@ def _film_index(path: Path, size: int, time_ns: int) -> FilmIndex:
         packets = _packets(container, stream, path)
         assert stream.time_base is not None
         step, rate = float(stream.time_base), stream.average_rate or stream.guessed_rate
-        clear = stream.codec_context.name in _ONE_TO_ONE and bool(set(container.format.name.split(",")) & _WHOLE_FRAMES)
+        names = set(container.format.name.split(","))
+        clear = stream.codec_context.codec.canonical_name in _ONE_TO_ONE and bool(names & _WHOLE_FRAMES)
+        clear = clear and bool(packets) and packets[0].key
     index = _by_packets(packets, path, step, clear) or _by_decoding(path, step, float(rate or 0))
     if not index.frames:
         raise DataError("has no frames", where=path, hint="Fetch or copy the film again")
     return index
+
+
+def begins_whole(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether an MP4 says that its first frame is a key frame, also if that is damaged; False of other containers."""
+    shown = [entry.is_keyframe for entry in stream.index_entries if not entry.is_discard]
+    return "mp4" in container.format.name.split(",") and bool(shown) and shown[0]
 
 
 def _packets(container: InputContainer, stream: VideoStream, path: Path) -> list[_Packet]:
@@ -108,7 +120,8 @@ def _packets(container: InputContainer, stream: VideoStream, path: Path) -> list
     found: list[_Packet] = []
     others = float("-inf")  # when the last of any other stream ends
     declared = declared_end(path, container, stream)
-    vp8 = stream.codec_context.name == "vp8"
+    vp8 = stream.codec_context.codec.canonical_name == "vp8"
+    whole = begins_whole(container, stream)
     try:
         for packet in container.demux(*([] if declared and np.isfinite(declared[1]) else [stream])):
             if not packet.size:
@@ -118,9 +131,8 @@ def _packets(container: InputContainer, stream: VideoStream, path: Path) -> list
                     others = max(others, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 continue
             shown = not packet.is_discard and not (vp8 and not memoryview(packet)[0] & 0x10)  # else only referred to
-            found.append(
-                _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt, shown)
-            )
+            key = packet.is_keyframe or (whole and not found)  # damaged, it does not look like one
+            found.append(_Packet(packet.pts, packet.dts, packet.duration or 0, key, packet.is_corrupt, shown))
     except (OSError, ValueError, av.FFmpegError) as error:
         raise unreadable(path, error) from error
     corrupt = [number for number, packet in enumerate(found) if packet.corrupt]
@@ -157,7 +169,8 @@ def _by_packets(packets: list[_Packet], path: Path, unit: float, clear: bool) ->
         packets: in the file's order.
         path: the film.
         unit: seconds of a stamp's step.
-        clear: container and codec keep a shown frame for each packet; else that is seen by decoding the beginning.
+        clear: container and codec keep a shown frame for each packet, and the film begins with a key frame; else what
+            is shown is seen by decoding the beginning.
     """
     shown = [packet for packet in packets if packet.shown]
     stamps = [packet.pts for packet in shown if packet.pts is not None]
@@ -168,7 +181,7 @@ def _by_packets(packets: list[_Packet], path: Path, unit: float, clear: bool) ->
     if any(later < earlier for earlier, later in pairwise(order)):
         return None  # the clock starts again
     first = keys[0]
-    if not clear or not packets[0].key or min(stamps) < first:
+    if not clear or min(stamps) < first:
         until = keys[1] if len(keys) > 1 and keys[1] > first else None
         came = _stamps_before(path, until)
         expected = sorted(s for s in stamps if s >= first and (until is None or s < until))
@@ -238,10 +251,10 @@ def _by_decoding(path: Path, unit: float, rate: float) -> FilmIndex:
 def decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
     """Frames from where a film stands, in the order they are shown; a decoder's complaint is a DataError.
 
-    What comes before the first key frame may lean on pictures that are not there: where a decoder refuses it, it is
-    left out, as other decoders leave it out without a word.
+    What comes before the first key frame leans on pictures that are not there. Most decoders leave it out without a
+    word; what those of VP8 and VP9 refuse is left out likewise.
     """
-    begun = False
+    begun = stream.codec_context.codec.canonical_name not in _REFUSING
     try:
         for packet in container.demux(stream):
             begun = begun or packet.is_keyframe

@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from migcore.data.containers import check_bytes, open_film, unreadable
-from migcore.data.timeline import FilmIndex, decoded, film_index
+from migcore.data.timeline import FilmIndex, begins_whole, decoded, film_index
 from migcore.errors import DataError
 
 _WIDEST_PIXEL = 8
@@ -92,10 +92,9 @@ def _look_at(path: Path, size: int, time_ns: int) -> _Look:
 
 def _promised(container: InputContainer, stream: VideoStream) -> int:
     """Frames by an MP4's table, which is read when it is opened; 0 where the table does not begin with a key frame."""
-    if "mp4" not in container.format.name.split(","):
+    if not begins_whole(container, stream):
         return 0
-    entries = [entry for entry in stream.index_entries if not entry.is_discard]
-    return len(entries) if entries and entries[0].is_keyframe and len(entries) <= stream.frames else 0
+    return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, tuple[bool, bool]]:
