@@ -8,7 +8,9 @@ after ``| head``, ends no work.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import math
 import os
 import signal
 import sys
@@ -431,67 +433,41 @@ class Predict:
     """length of a window"""
     stride: float = 1.0
     """from the start of one window to the start of the next"""
+    fps: float | None = None
+    """frames per second, where the film does not tell, or other than it tells"""
     top: int = 3
     """classes to print"""
     out: Path | None = None
-    """folder for a table of all probabilities (CSV) and a time line (PNG)"""
+    """folder for a table of all probabilities (CSV), a time line (PNG), and what was judged by what (JSON)"""
 
     def run(self) -> None:
+        from migcore.answer import Answer
         from migcore.predict import load_predictor
 
         if self.top < 1:
-            raise ConfigError(f"the best {self.top} classes cannot be printed", hint="at least one")
-        predictor = load_predictor(_preset(self), self.seed, skeleton=self.skeleton is not None)
-        with contextlib.nullcontext() if self.out is None else self._alone(self.out):
+            raise ConfigError(f"the best {self.top} classes cannot be printed", hint="--top is at least one")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ConfigError(f"{self.fps:g} frames per second", hint="Give --fps a number above 0")
+        config = _preset(self)
+        predictor = load_predictor(config, self.seed, skeleton=self.skeleton is not None)
+        answer = None if self.out is None else Answer(self.out, self.video, self.skeleton)
+        with contextlib.nullcontext() if answer is None else answer.reserved():
             found = predictor.predict(
-                self.video, self.skeleton, labels=self.labels, seconds=self.seconds, stride=self.stride
+                self.video,
+                self.skeleton,
+                labels=self.labels,
+                seconds=self.seconds,
+                stride=self.stride,
+                fps=self.fps,
             )
             try:
-                self._save(found)
+                if answer is not None:
+                    windows = {"window_seconds": self.seconds, "stride_seconds": self.stride}
+                    answer.save(found, config, self.seed, labels=self.labels, **windows)
             finally:  # what was judged is told, also when the disk is full
                 self._print(found)
-        for path in self._files:
+        for path in [] if answer is None else answer.files:
             print(path)
-
-    @property
-    def _files(self) -> list[Path]:
-        """What is written: the table and the time line."""
-        return [] if self.out is None else [self.out / f"{self.video.stem}.{kind}" for kind in ("csv", "png")]
-
-    @contextlib.contextmanager
-    def _alone(self, folder: Path) -> Iterator[None]:
-        """Be the one that writes this film's results; whether that can be is found out before the film is judged."""
-        from migcore.files import locked
-
-        there = os.path.exists  # Path.exists raises where a folder above may not be looked into
-        if there(folder) and not folder.is_dir():
-            raise ConfigError("is no folder", where=folder, hint="Give --out a folder, or the name of a new one")
-        for given in (self.video, self.skeleton):
-            if given is not None and there(given) and any(there(p) and p.samefile(given) for p in self._files):
-                raise ConfigError("the results would take this file's place", where=given, hint="Give another --out")
-        made = [each for each in (folder, *folder.parents) if not there(each)]
-        try:
-            with locked(folder / f".{self.video.stem}.lock", what=f"the result of {self.video.name}"):
-                yield
-        finally:
-            for each in made:  # what nothing was put into goes again
-                with contextlib.suppress(OSError):
-                    each.rmdir()
-
-    def _save(self, found: Prediction) -> None:
-        if self.out is None:
-            return
-        from migcore.files import write_together
-        from migcore.report.plots import timeline
-
-        table, picture = self._files
-        figure = timeline(found.seconds, found.probabilities, found.labels)
-        write_together(
-            {
-                table: lambda new: new.write_text(found.to_csv(), encoding="utf-8", newline=""),
-                picture: lambda new: figure.savefig(new, format="png", dpi=150),
-            }
-        )
 
     def _print(self, found: Prediction) -> None:
         for window, (start, end) in enumerate(found.seconds):
@@ -533,12 +509,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     out, errors = _Stream(sys.stdout), _Stream(sys.stderr, fails=False)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
-        warnings.showwarning = _one_line  # type: ignore[assignment]  # takes what it needs of six arguments
+        warnings.showwarning = _notes()
         return _run(arguments)
 
 
-def _one_line(message: Warning | str, *_: Any) -> None:
-    print(f"migcore: note: {message}", file=sys.stderr)
+def _notes() -> Callable[..., None]:
+    """Prints each warning as a line, once: a data set may be opened several times."""
+    told = set()
+
+    def note(message: Warning | str, *_: Any) -> None:
+        line = " ".join(f"migcore: note: {message}".splitlines())
+        if line not in told:
+            told.add(line)
+            print(line, file=sys.stderr)
+
+    return note
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -555,6 +540,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 "`migcore --version` tells the version.",
                 args=words,
             )
+            command = _at_home(command)
             with contextlib.nullcontext() if isinstance(command, _GO_ON) else _unwound():
                 command.run()
         finally:
@@ -569,6 +555,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"migcore: stopped; the same command {hint}", file=sys.stderr)
         return 130 if isinstance(end, KeyboardInterrupt) else _TERMINATED
     return 0
+
+
+def _at_home(command: Any) -> Any:
+    """A command whose paths may begin with ``~``, which a shell leaves alone within quotes."""
+    from migcore.files import expanded
+
+    changed: dict[str, Any] = {}
+    for each in dataclasses.fields(command):
+        value = getattr(command, each.name)
+        if isinstance(value, Path):
+            changed[each.name] = expanded(value)
+        elif dataclasses.is_dataclass(value):
+            changed[each.name] = _at_home(value)
+    return dataclasses.replace(command, **changed)
 
 
 @contextlib.contextmanager
@@ -606,7 +606,10 @@ class _Stream:
 
     def write(self, text: str) -> int:
         with self._told():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:  # a terminal, or a file's name, of another encoding
+                self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:
