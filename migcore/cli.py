@@ -158,7 +158,8 @@ class Teacher:
         from migcore.presets import override
         from migcore.studio.teacher import TeacherTrainConfig, pretrain
 
-        print(pretrain(override(TeacherTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+        config = override(TeacherTrainConfig(), _values(self.overrides))
+        print(pretrain(config, _of_its_own(self.out, "miniature CLIP") or MINIATURE_WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,24 @@ class Backbone:
         from migcore.presets import override
         from migcore.studio.backbone import BackboneTrainConfig, pretrain
 
-        print(pretrain(override(BackboneTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+        config = override(BackboneTrainConfig(), _values(self.overrides))
+        print(pretrain(config, _of_its_own(self.out, "miniature ResNet") or MINIATURE_WEIGHTS))
+
+
+def _of_its_own(out: Path | None, what: str) -> Path | None:
+    """A file that pre-training may write: a new one, or one of the same kind that it wrote before."""
+    from migcore.errors import CheckpointError
+    from migcore.models.weights import load_weights
+
+    if out is not None and os.path.lexists(out):
+        try:
+            found = load_weights(out)[1].get("what")
+        except CheckpointError:
+            found = None
+        if not str(found).startswith(what):
+            hint = "Give another --out, or take it away"
+            raise ConfigError(f"holds no {what} pre-trained here, and would be replaced", where=out, hint=hint)
+    return out
 
 
 @dataclass(frozen=True)

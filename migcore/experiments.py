@@ -418,10 +418,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         needs=("val",),
     ),
     "difficulty_skeleton": Experiment(
-        recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged")
+        recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "batch", "judged")
     ),
     "difficulty_film": Experiment(
-        recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged")
+        recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "batch", "judged")
     ),
 }
 """All experiments by name."""

@@ -385,14 +385,13 @@ def override(config: T, values: Mapping[str, Value]) -> T:
             its range.
     """
     names = list(_fields(config))
-    for dotted, value in values.items():
+    for dotted in values:
         if dotted not in names:
             first = dotted.partition(".")[0]
             if first in vars(config) and getattr(config, first) is None:
                 raise ConfigError(f"{dotted!r} cannot be set: this preset has no {first}")
             raise ConfigError(f"no field is called {dotted!r}", hint=_suggest(dotted, names))
-        config = _replace(config, dotted.split("."), value, dotted)
-    return config
+    return _replace(config, values) if values else config
 
 
 def _fields(config: Any, prefix: str = "") -> dict[str, bool]:
@@ -424,13 +423,20 @@ def _text(value: Any) -> str:
     return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
-def _replace(config: Any, path: list[str], value: Value, dotted: str) -> Any:
-    head, rest = path[0], path[1:]
-    if rest:
-        inner = _replace(getattr(config, head), rest, value, dotted)
-    else:
-        inner = _parse(value, get_type_hints(type(config))[head], dotted)
-    return dataclasses.replace(config, **{head: inner})
+def _replace(config: Any, values: Mapping[str, Value], prefix: str = "") -> Any:
+    """A copy with all values at once: what two fields must fulfil together does not depend on which is set first."""
+    kinds = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Value]] = {}
+    for dotted, value in values.items():
+        head, _, rest = dotted.partition(".")
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            changes[head] = _parse(value, kinds[head], prefix + head)
+    for head, of_it in inner.items():
+        changes[head] = _replace(getattr(config, head), of_it, f"{prefix}{head}.")
+    return dataclasses.replace(config, **changes)
 
 
 def _parse(value: Any, kind: Any, name: str) -> Any:

@@ -136,6 +136,12 @@ def test_a_probe_needs_subjects_to_hold_out(whole: Path, tmp_path: Path) -> None
         experiments.run("linear_probe", small(whole, probe__held_out=0.8))
 
 
+@pytest.mark.usefixtures("untrained")
+def test_the_small_probes_need_a_batch(whole: Path) -> None:
+    for name in ("difficulty_skeleton", "difficulty_film"):
+        assert "learns from batches of 32 clips, and split train has 8" in refused(name, small(whole))
+
+
 def test_a_probe_takes_videos_for_subjects_that_are_not_known(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

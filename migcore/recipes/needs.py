@@ -16,9 +16,11 @@ from migcore.errors import ConfigError, DataError
 from migcore.presets import Preset
 from migcore.recipes.job import SPLITS
 
-Need = Literal["train", "subjects", "val", "judged"]
-"""Training clips that all have a label; training subjects to hold out; a validation clip with a label; a clip of
-validation or test, labelled or not."""
+Need = Literal["train", "batch", "subjects", "val", "judged"]
+"""Training clips that all have a label; as many as a batch of the small probes; training subjects to hold out; a
+validation clip with a label; a clip of validation or test, labelled or not."""
+PROBE_BATCH = 32
+"""Clips of a batch of :mod:`migcore.studio.probes`, which leaves out what does not fill one."""
 FOLDS = 5
 """Parts of the training subjects that are proposed where there is no validation split."""
 
@@ -69,6 +71,13 @@ def _train(name: str, index: ClipIndex, preset: Preset) -> None:
         )
 
 
+def _batch(name: str, index: ClipIndex, preset: Preset) -> None:
+    count = len(index.split("train"))
+    if count < PROBE_BATCH:
+        few = f"{name} learns from batches of {PROBE_BATCH} clips, and split train has {count}"
+        raise DataError(few, where=index.root, hint=_list_as("train", index, "more videos"))
+
+
 def _subjects(name: str, index: ClipIndex, preset: Preset) -> None:
     count, share = len(training_subjects(index)), preset.probe.held_out
     if count < 2:
@@ -108,10 +117,10 @@ def _judged(index: ClipIndex) -> bool:
     return any(index.split(split) for split in SPLITS)
 
 
-def _list_as(split: str, index: ClipIndex) -> str:
+def _list_as(split: str, index: ClipIndex, what: str = "videos") -> str:
     file = index.root / "splits.csv"
     if file.is_file():
-        return f"List videos as {split} in {file}"
+        return f"List {what} as {split} in {file}"
     return f"Write {file} with a row video,split,subject for every video, and list some as {split}"
 
 
@@ -128,6 +137,7 @@ def _or(index: ClipIndex, word: str = "or") -> str:
 
 _CHECKS: dict[Need, Callable[[str, ClipIndex, Preset], None]] = {
     "train": _train,
+    "batch": _batch,
     "subjects": _subjects,
     "val": _val,
     "judged": _at_all,
