@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
-import signal
 import sys
-import threading
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from migcore import __version__
-from migcore.errors import ConfigError, DataError, MigcoreError, StorageError
+from migcore.cli_runs import Runs
+from migcore.errors import ConfigError, DataError, MigcoreError
+from migcore.terminal import TERMINATED, terminal, unwound
 
 if TYPE_CHECKING:
     from migcore.predict import Prediction
@@ -306,104 +302,6 @@ def _preset(command: Train | _OfRuns | Predict):  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True)
-class ListRuns:
-    """List the runs, fresh and recorded, newest first."""
-
-    def run(self) -> None:
-        from migcore import experiments
-
-        book = experiments.ledger()
-        for run in book.all():
-            best = run.metrics.get("test") or run.metrics.get("val") or {}
-            top1 = f"{100 * best['top1']:6.2f}" if best else "     -"
-            where = "recorded" if run.folder is not None and run.folder.parent == book.recorded else "fresh"
-            print(
-                f"{run.key}  {run.experiment:16s} {run.preset:12s} seed {run.seed}  top-1 {top1}  {run.seconds:7.0f} s "
-                f" {run.created[:16]}  {where}{', older version' if run.stale else ''}"
-            )
-
-
-@dataclass(frozen=True)
-class RecordRuns:
-    """Copy fresh runs to the recorded ones (results/)."""
-
-    keys: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
-    ] = ()
-    """of the runs, or their first digits"""
-
-    def run(self) -> None:
-        from migcore import experiments
-
-        if not self.keys:
-            raise ConfigError("no key to record", hint="`migcore runs` lists them")
-        book = experiments.ledger()
-        for key in self.keys:
-            print(book.record(key))
-
-
-@dataclass(frozen=True)
-class PackRuns:
-    """Write fresh runs, without their weights, into one archive that another machine can merge."""
-
-    out: tyro.conf.Positional[Path]
-    """archive to write, such as runs.zip"""
-    keys: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
-    ] = ()
-    """of the runs, or their first digits; default all"""
-    unfinished: bool = False
-    """also the newest checkpoint of each run that is not finished, from which it goes on"""
-
-    def run(self) -> None:
-        from migcore import archive, experiments
-
-        outcomes = archive.pack(experiments.ledger(), self.out, self.keys, unfinished=self.unfinished)
-        for outcome in outcomes:
-            print(outcome)
-        packed = sum(outcome.done == "packed" for outcome in outcomes)
-        print(f"{self.out}: {packed} packed, {self.out.stat().st_size / 1e6:.2f} MB")
-
-
-@dataclass(frozen=True)
-class MergeRuns:
-    """Take up the runs of an archive; what is here already stays as it is."""
-
-    archive: tyro.conf.Positional[Path]
-    """written by `migcore runs pack`"""
-    record: bool = False
-    """into the recorded runs (results/) instead of the fresh ones"""
-
-    def run(self) -> None:
-        from migcore import archive, experiments
-
-        outcomes = archive.merge(experiments.ledger(), self.archive, record=self.record)
-        for outcome in outcomes:
-            print(outcome)
-        counts = Counter(outcome.done for outcome in outcomes)
-        shown = [f"{counts[done]} {done}" for done in ("merged", "skipped", "kept", "left out") if counts[done]]
-        print(f"{self.archive}: {', '.join(shown)}; {sum(o.stale for o in outcomes)} of an older version")
-
-
-@dataclass(frozen=True)
-class Runs:
-    """List the runs of the ledger, record them, or carry them between machines."""
-
-    action: tyro.conf.OmitArgPrefixes[
-        tyro.conf.OmitSubcommandPrefixes[
-            Annotated[ListRuns, tyro.conf.subcommand("list")]
-            | Annotated[RecordRuns, tyro.conf.subcommand("record")]
-            | Annotated[PackRuns, tyro.conf.subcommand("pack")]
-            | Annotated[MergeRuns, tyro.conf.subcommand("merge")]
-        ]
-    ] = field(default_factory=ListRuns)
-    """what to do"""
-
-    def run(self) -> None:
-        self.action.run()
-
-
-@dataclass(frozen=True)
 class Bench:
     """Time the parts of the package beside their naive references."""
 
@@ -513,7 +411,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 _GO_ON = (Studio, Teacher, Backbone, Train, _OfRuns)
 """Commands that go on where they were stopped. Those that train stop after a step, by handlers of their own."""
-_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -525,23 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 for wrong input or a full disk; 130 after Ctrl-C; 143 after SIGTERM.
     """
-    out, errors = _Stream(sys.stdout), _Stream(sys.stderr, fails=False)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
-        warnings.showwarning = _notes()
+    with terminal():
         return _run(arguments)
-
-
-def _notes() -> Callable[..., None]:
-    """Prints each warning as a line, once: a data set may be opened several times."""
-    told = set()
-
-    def note(message: Warning | str, *_: Any) -> None:
-        line = " ".join(f"migcore: note: {message}".splitlines())
-        if line not in told:
-            told.add(line)
-            print(line, file=sys.stderr)
-
-    return note
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -559,7 +441,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 args=words,
             )
             command = _at_home(command)
-            with contextlib.nullcontext() if isinstance(command, _GO_ON) else _unwound():
+            with contextlib.nullcontext() if isinstance(command, _GO_ON) else unwound():
                 command.run()
         finally:
             sys.stdout.flush()
@@ -567,11 +449,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"migcore: error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != _TERMINATED:
+        if isinstance(end, SystemExit) and end.code != TERMINATED:
             raise  # after --help, or words that are no command line
         hint = "goes on from the last checkpoint" if isinstance(command, _GO_ON) else "starts from the beginning"
         print(f"migcore: stopped; the same command {hint}", file=sys.stderr)
-        return 130 if isinstance(end, KeyboardInterrupt) else _TERMINATED
+        return 130 if isinstance(end, KeyboardInterrupt) else TERMINATED
     return 0
 
 
@@ -587,61 +469,3 @@ def _at_home(command: Any) -> Any:
         elif dataclasses.is_dataclass(value):
             changed[each.name] = _at_home(value)
     return dataclasses.replace(command, **changed)
-
-
-@contextlib.contextmanager
-def _unwound() -> Iterator[None]:
-    """SIGTERM ends the body as Ctrl-C does, by an exception: locks and temporary files go."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
-    before = signal.signal(signal.SIGTERM, stop) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Stream:
-    """Standard output or error, which may fail while a command is at work.
-
-    When its reader has gone, as after ``| head``, the rest goes nowhere and the work is done to its end. Any other
-    fault, such as a full disk, is a StorageError.
-
-    Args:
-        stream: what is written to; None, as after ``>&-``, for nothing.
-        fails: whether faults are errors; those of standard error could be told nowhere.
-    """
-
-    def __init__(self, stream: TextIO | None, *, fails: bool = True) -> None:
-        self._stream, self._fails = stream or io.StringIO(), fails
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._told():
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError as error:  # a terminal, or a file's name, of another encoding
-                self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        with self._told():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # so that the flush at exit has somewhere to go
-            os.close(nowhere)
-            if self._fails and not isinstance(error, BrokenPipeError):
-                hint = "Free space or send it elsewhere, then run again"
-                raise StorageError(f"the output could not be written ({error})", hint=hint) from error

@@ -20,6 +20,7 @@ import tyro
 
 from migcore import cli, experiments
 from migcore.bench import PARTS
+from migcore.cli_runs import ListRuns, MergeRuns, PackRuns, RecordRuns
 from migcore.ledger import Ledger
 from migcore.models.clip import TeacherConfig, load_teacher
 from migcore.report import ablations
@@ -69,6 +70,9 @@ FULL = (
     "bench --repeats 1",
 )
 """Those that take longer; OUT/large is a data set of the smoke preset."""
+
+
+ACTIONS = (ListRuns, RecordRuns, PackRuns, MergeRuns)
 
 
 def parsed(line: str) -> Any:
@@ -131,8 +135,7 @@ def test_every_command_that_trains_ends_well(world: dict[str, str]) -> None:
 
 def options() -> set[tuple[str, str]]:
     """(command, field) of all there are."""
-    actions = (cli.ListRuns, cli.RecordRuns, cli.PackRuns, cli.MergeRuns)
-    commands = [*(c for c in cli.COMMANDS.values() if c is not cli.Runs), *actions]
+    commands = [*(c for c in cli.COMMANDS.values() if c is not cli.Runs), *ACTIONS]
     return {(c.__name__, field.name) for c in commands for field in dataclasses.fields(c)}  # type: ignore[arg-type,attr-defined]
 
 
@@ -157,7 +160,7 @@ def test_no_option_is_forgotten() -> None:
     given = set().union(*(named(line) for line in (*LINES, *FULL) if not line.startswith("--")))
     assert options() - given == set()
     used = {type(parsed(line)) for line in (*LINES, *FULL) if not line.startswith("--")}
-    assert used == {*cli.COMMANDS.values(), cli.ListRuns, cli.RecordRuns, cli.PackRuns, cli.MergeRuns} - {cli.Runs}
+    assert used == {*cli.COMMANDS.values(), *ACTIONS} - {cli.Runs}
 
 
 @pytest.mark.parametrize("part", PARTS)
