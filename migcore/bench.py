@@ -87,7 +87,7 @@ def bench(
     if unknown:
         raise ConfigError(f"no benchmark is called {unknown[0]!r}", hint=f"choose from {', '.join(PARTS)}")
     if repeats < 1:
-        raise ConfigError(f"{repeats} repeats", hint="at least 1")
+        raise ConfigError(f"{repeats} repeats", hint="--repeats is at least 1")
     device = _there(device)
     rows = []
     for name in names:

@@ -114,7 +114,7 @@ def data_folder(preset: Preset | str) -> Path:
     if preset.studio is None:
         raise ConfigError(
             f"preset {preset.name} needs a folder of clips",
-            hint="Give it with --data ROOT, or set data.root; iMiGUE is had from its authors, and never downloaded",
+            hint="Give it with --data ROOT (or --set data.root=ROOT); iMiGUE is had from its authors, never downloaded",
         )
     recipe = json.dumps([STUDIO_VERSION, canonical(preset.studio)], sort_keys=True)
     return runs_folder() / "data" / f"studio-{preset.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
@@ -418,10 +418,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         needs=("val",),
     ),
     "difficulty_skeleton": Experiment(
-        recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "batch", "judged")
+        recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged", "batch")
     ),
     "difficulty_film": Experiment(
-        recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "batch", "judged")
+        recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged", "batch")
     ),
 }
 """All experiments by name."""

@@ -157,6 +157,17 @@ def test_other_experiments_do_without_validation(whole: Path, tmp_path: Path) ->
     assert set(run.metrics) == {"test"} and run.metrics["test"]["n"] == 8
 
 
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("name", ["posec3d_limb", "stgcn", "dscnet_sparse"])
+@pytest.mark.parametrize("video", ["0001", "0003", "0005"])
+def test_damage_in_any_split_is_told_before_training(name: str, video: str, whole: Path, tmp_path: Path) -> None:
+    root = edited(whole, tmp_path / "set", "", "")
+    path = root / video / f"{video}_light_hand.csv"
+    path.write_text(path.read_text().replace("0.900", "nine", 1))
+    with pytest.raises(DataError, match=rf"{video}_light_hand\.csv, row"):
+        experiments.run(name, small(root))
+
+
 # --------------------------------------------------------------------------------------------------------------- folds
 
 
