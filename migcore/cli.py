@@ -256,7 +256,7 @@ class Tables(_OfRuns):
         config, seeds = _preset(self), _seeds(self.seeds)
         if self.missing:
             for seed in seeds:
-                experiments.run_all(tables.shown(), config, seed)
+                experiments.run_all(tables.shown(), config, seed, judged=True)
         found = tables.table1(config, seeds, costs=True), tables.table2(config, seeds), tables.table3(config, seeds)
         for table in found:
             print(table.to_text())
@@ -280,7 +280,7 @@ class Ablate(_OfRuns):
         wanted = ablations.variants(config, self.names)
         if self.missing:
             for seed in seeds:
-                experiments.run_many([(v.experiment, v.preset(config)) for v in wanted], seed)
+                experiments.run_many([(v.experiment, v.preset(config)) for v in wanted], seed, judged=True)
         for each in ablations.ABLATIONS:
             if not self.names or each.name in self.names:
                 print(ablations.ablation_table(config, each, seeds).to_text())

@@ -440,9 +440,9 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def _check(name: str, preset: Preset, index: ClipIndex) -> None:
+def _check(name: str, preset: Preset, index: ClipIndex, judged: bool = False) -> None:
     """Raise, before anything is trained, unless the clips have what an experiment and all that it depends on need."""
-    check_needs(name, experiment(name).needs, index, preset)
+    check_needs(name, (*experiment(name).needs, *(("judged",) if judged else ())), index, preset)
     for other in experiment(name).depends:
         _check(other, preset, index)
 
@@ -531,7 +531,13 @@ def run(name: str, preset: Preset | str, seed: int = 0, *, wait: bool = True, we
 
 
 def run_all(
-    names: Sequence[str], preset: Preset | str, seed: int = 0, *, processes: int = 2, weights: bool = False
+    names: Sequence[str],
+    preset: Preset | str,
+    seed: int = 0,
+    *,
+    processes: int = 2,
+    weights: bool = False,
+    judged: bool = False,
 ) -> dict[str, Run]:
     """Run several experiments of a preset side by side (:func:`run_many`).
 
@@ -539,12 +545,18 @@ def run_all(
         the runs by name.
     """
     names = list(dict.fromkeys(names))
-    made = run_many([(name, preset) for name in names], seed, processes=processes, weights=weights)
+    jobs = [(name, preset) for name in names]
+    made = run_many(jobs, seed, processes=processes, weights=weights, judged=judged)
     return dict(zip(names, made, strict=True))
 
 
 def run_many(
-    jobs: Sequence[tuple[str, Preset | str]], seed: int = 0, *, processes: int = 2, weights: bool = False
+    jobs: Sequence[tuple[str, Preset | str]],
+    seed: int = 0,
+    *,
+    processes: int = 2,
+    weights: bool = False,
+    judged: bool = False,
 ) -> list[Run]:
     """Run several experiments, those that can be side by side in processes of their own.
 
@@ -556,6 +568,8 @@ def run_many(
         seed: of all of them.
         processes: at most.
         weights: as for :func:`run`, of the named ones.
+        judged: numbers are wanted: clips of which none is of validation or test are refused, also where an experiment
+            could be trained on them.
 
     Returns:
         the runs, in the order of the jobs.
@@ -563,10 +577,12 @@ def run_many(
     Raises:
         as :func:`run`.
     """
-    return _run_many([(name, _preset(preset)) for name, preset in jobs], _seed(seed), processes, weights)
+    return _run_many([(name, _preset(preset)) for name, preset in jobs], _seed(seed), processes, weights, judged)
 
 
-def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, weights: bool) -> list[Run]:
+def _run_many(
+    jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, weights: bool, judged: bool = False
+) -> list[Run]:
     opened: dict[tuple[Path, DataConfig], ClipIndex] = {}  # once for all: real data take a while
 
     def index_of(preset: Preset) -> ClipIndex:
@@ -576,7 +592,7 @@ def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, wei
         return opened[where]
 
     for name, preset in jobs:
-        _check(name, preset, index_of(preset))
+        _check(name, preset, index_of(preset), judged)
     fused = [(other, p) for name, p in jobs if not experiment(name).weights for other in experiment(name).depends]
     if weights and fused:
         _run_many(fused, seed, processes, weights=True)

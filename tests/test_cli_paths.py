@@ -160,6 +160,19 @@ def test_a_missing_split_is_one_line_and_nothing_is_trained(
     assert "--set data.fold=1/4 " in told[0] and not list(book.runs.glob("*-seed*"))
 
 
+@pytest.mark.parametrize("words", [["ablate", "gamma"], ["ablate", "joints"], ["ablate", "reduction"], ["tables"]])
+def test_a_table_of_nothing_is_refused_before_it_is_made(
+    words: list[str], run: Run, book: Ledger, tmp_path: Path
+) -> None:
+    root = write_folder(tmp_path / "set")
+    rows = root / "splits.csv"
+    rows.write_text(rows.read_text().replace(",val,", ",train,").replace(",test,", ",train,"))
+    status, shown, errors = run(*words, "--preset", "smoke", "--data", root, *SETTINGS)
+    assert status == 2 and not shown and f"migcore: error: {root}: " in errors
+    assert "has nothing to judge: no clip is of split val or test" in errors and "--set data.fold=1/5 " in errors
+    assert not list(book.runs.glob("*-seed*"))
+
+
 def test_an_ablation_without_validation_shows_its_test_column(run: Run, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set")
     rows = root / "splits.csv"

@@ -122,7 +122,7 @@ def test_what_only_judges_needs_clips_to_judge(name: str, whole: Path, tmp_path:
 def test_a_network_trained_on_all_clips_is_told_to_be_judged_on_none(whole: Path, tmp_path: Path) -> None:
     root = edited(whole, tmp_path / "set", ",val,", ",train,")
     (root / "splits.csv").write_text((root / "splits.csv").read_text().replace(",test,", ",train,"))
-    with pytest.warns(NothingJudgedWarning, match=r"posec3d_joint will have weights, and no numbers, or hold out"):
+    with pytest.warns(NothingJudgedWarning, match=r"posec3d_joint will have weights and no numbers\. List videos"):
         run = experiments.run("posec3d_joint", small(root, train_posec3d__epochs=1))
     assert run.metrics == {} and experiments.has_weights(run)
 

@@ -50,7 +50,8 @@ def check_needs(name: str, needs: tuple[Need, ...], index: ClipIndex, preset: Pr
         _CHECKS[need](name, index, preset)
     if "judged" not in needs and not _judged(index):
         warnings.warn(
-            f"{index.root}: no clip is of validation or test: {name} will have weights, and no numbers{_or(index)}",
+            f"{index.root}: no clip is of split val or test: {name} will have weights and no numbers."
+            f" {_list_as('val or test', index)}{_or(index)}",
             NothingJudgedWarning,
             stacklevel=2,
         )
