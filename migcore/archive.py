@@ -90,9 +90,11 @@ def pack(ledger: Ledger, out: Path, keys: Sequence[str] = (), *, unfinished: boo
         what became of each run.
 
     Raises:
-        LedgerError: there is nothing to pack, for one of the keys or at all; a run is damaged, or goes meanwhile.
+        LedgerError: there is nothing to pack, for one of the keys or at all; a run is damaged, or goes meanwhile; or
+            ``out`` is there and no such archive.
         StorageError: the archive could not be written; what was there before is intact.
     """
+    _check_replaceable(out)
     outcomes: list[Outcome] = []
     files: dict[str, Path] = {}
     for folder in sorted(ledger.runs.glob("*-seed*-*")):
@@ -121,6 +123,18 @@ def pack(ledger: Ledger, out: Path, keys: Sequence[str] = (), *, unfinished: boo
             raise LedgerError(f"there is no run to pack{which}", where=ledger.runs, hint=hint)
     write_whole(out, partial(_write_zip, files))
     return outcomes
+
+
+def _check_replaceable(out: Path) -> None:
+    """LedgerError if a file is there that :func:`pack` has not written: nothing else is ever replaced."""
+    if not os.path.isfile(out):  # isfile raises nothing where a folder above may not be looked into
+        return
+    try:
+        with zipfile.ZipFile(out) as opened:
+            _members(opened, out)
+    except (*_DAMAGE, LedgerError) as error:
+        hint = "Give another name, or take it away"
+        raise LedgerError("is no archive of runs, and would be replaced", where=out, hint=hint) from error
 
 
 def _key(name: str) -> str:

@@ -53,40 +53,64 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class _Case:
-    """A call to time, and its naive version."""
+    """A call to time, and its naive version; ``gradients`` are recorded for a training step alone."""
 
     size: str
     call: Callable[[], object]
     naive: Callable[[], object] | None
+    gradients: bool = False
 
 
-def bench(names: Sequence[str] | None = None, device: torch.device | str = "cpu", repeats: int = 5) -> list[BenchRow]:
+def bench(
+    names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    repeats: int = 5,
+    *,
+    quick: bool = False,
+) -> list[BenchRow]:
     """Time the named parts.
 
     Args:
         names: of :data:`PARTS`; all if not given.
         device: where the fast versions run.
         repeats: timed calls per row.
+        quick: only the first row of each part, which is the smaller size, and of a training step the first as well.
 
     Returns:
-        two rows per name, the smaller size first.
+        two rows or more per name, the smaller size first.
 
     Raises:
-        ConfigError: a name is unknown or ``repeats`` under 1.
+        ConfigError: a name is unknown, ``repeats`` under 1, or the device is not there.
     """
     names = tuple(PARTS) if names is None else tuple(names)
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise ConfigError(f"no benchmark is called {unknown[0]!r}", hint=f"choose from {', '.join(PARTS)}")
     if repeats < 1:
-        raise ConfigError(f"{repeats} repeats", hint="at least 1")
-    device = torch.device(device)
+        raise ConfigError(f"{repeats} repeats", hint="--repeats is at least 1")
+    device = _there(device)
     rows = []
-    with torch.no_grad():
-        for name in names:
-            for case in PARTS[name](device):
+    for name in names:
+        cases = PARTS[name](device)
+        for case in _smallest(cases) if quick else cases:
+            with torch.inference_mode(not case.gradients):
                 rows.append(_row(name, case, device, repeats))
     return rows
+
+
+def _there(device: torch.device | str) -> torch.device:
+    """The device, once a number has been there and back."""
+    try:
+        torch.zeros(1, device=device).item()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has all three for it
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        raise ConfigError(f"cannot run on {str(device)!r} ({reason})", hint="Give --device cpu, or cuda") from error
+
+
+def _smallest(cases: Sequence[_Case]) -> list[_Case]:
+    """The first case without gradients, and the first with them."""
+    return list({case.gradients: case for case in reversed(cases)}.values())[::-1]
 
 
 def _row(name: str, case: _Case, device: torch.device, repeats: int) -> BenchRow:
@@ -195,11 +219,12 @@ def _video_tower(device: torch.device) -> list[_Case]:
     for keep, attention in itertools.product(((), KEEP_MINIATURE), forms):
         tower = VideoTower(random_miniature(0).visual, VCLIPConfig(keep=keep, attention=attention)).to(device)
         size = f"4×8 frames, training step, {attention}, {'decay' if keep else 'all tokens'}"
-        cases.append(_Case(size, partial(_tower_step, tower, video.to(device)), None))
+        cases.append(_Case(size, partial(_tower_step, tower, video.to(device)), None, gradients=True))
     return cases
 
 
 def _tower_step(tower: VideoTower, video: Tensor) -> None:
+    tower.zero_grad(set_to_none=True)
     tower(video).sum().backward()
 
 

@@ -8,23 +8,21 @@ after ``| head``, ends no work.
 from __future__ import annotations
 
 import contextlib
-import io
+import dataclasses
+import math
 import os
-import signal
 import sys
-import threading
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from migcore import __version__
-from migcore.errors import ConfigError, DataError, MigcoreError, StorageError
+from migcore.cli_runs import Runs
+from migcore.errors import ConfigError, DataError, MigcoreError
+from migcore.terminal import TERMINATED, terminal, unwound
 
 if TYPE_CHECKING:
     from migcore.predict import Prediction
@@ -156,7 +154,8 @@ class Teacher:
         from migcore.presets import override
         from migcore.studio.teacher import TeacherTrainConfig, pretrain
 
-        print(pretrain(override(TeacherTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+        config = override(TeacherTrainConfig(), _values(self.overrides))
+        print(pretrain(config, _of_its_own(self.out, "miniature CLIP") or MINIATURE_WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,24 @@ class Backbone:
         from migcore.presets import override
         from migcore.studio.backbone import BackboneTrainConfig, pretrain
 
-        print(pretrain(override(BackboneTrainConfig(), _values(self.overrides)), self.out or MINIATURE_WEIGHTS))
+        config = override(BackboneTrainConfig(), _values(self.overrides))
+        print(pretrain(config, _of_its_own(self.out, "miniature ResNet") or MINIATURE_WEIGHTS))
+
+
+def _of_its_own(out: Path | None, what: str) -> Path | None:
+    """A file that pre-training may write: a new one, or one of the same kind that it wrote before."""
+    from migcore.errors import CheckpointError
+    from migcore.models.weights import load_weights
+
+    if out is not None and os.path.lexists(out):
+        try:
+            found = load_weights(out)[1].get("what")
+        except CheckpointError:
+            found = None
+        if not str(found).startswith(what):
+            hint = "Give another --out, or take it away"
+            raise ConfigError(f"holds no {what} pre-trained here, and would be replaced", where=out, hint=hint)
+    return out
 
 
 @dataclass(frozen=True)
@@ -240,7 +256,7 @@ class Tables(_OfRuns):
         config, seeds = _preset(self), _seeds(self.seeds)
         if self.missing:
             for seed in seeds:
-                experiments.run_all(tables.shown(), config, seed)
+                experiments.run_all(tables.shown(), config, seed, judged=True)
         found = tables.table1(config, seeds, costs=True), tables.table2(config, seeds), tables.table3(config, seeds)
         for table in found:
             print(table.to_text())
@@ -264,7 +280,7 @@ class Ablate(_OfRuns):
         wanted = ablations.variants(config, self.names)
         if self.missing:
             for seed in seeds:
-                experiments.run_many([(v.experiment, v.preset(config)) for v in wanted], seed)
+                experiments.run_many([(v.experiment, v.preset(config)) for v in wanted], seed, judged=True)
         for each in ablations.ABLATIONS:
             if not self.names or each.name in self.names:
                 print(ablations.ablation_table(config, each, seeds).to_text())
@@ -286,104 +302,6 @@ def _preset(command: Train | _OfRuns | Predict):  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True)
-class ListRuns:
-    """List the runs, fresh and recorded, newest first."""
-
-    def run(self) -> None:
-        from migcore import experiments
-
-        book = experiments.ledger()
-        for run in book.all():
-            best = run.metrics.get("test") or run.metrics.get("val") or {}
-            top1 = f"{100 * best['top1']:6.2f}" if best else "     -"
-            where = "recorded" if run.folder is not None and run.folder.parent == book.recorded else "fresh"
-            print(
-                f"{run.key}  {run.experiment:16s} {run.preset:12s} seed {run.seed}  top-1 {top1}  {run.seconds:7.0f} s "
-                f" {run.created[:16]}  {where}{', older version' if run.stale else ''}"
-            )
-
-
-@dataclass(frozen=True)
-class RecordRuns:
-    """Copy fresh runs to the recorded ones (results/)."""
-
-    keys: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
-    ] = ()
-    """of the runs, or their first digits"""
-
-    def run(self) -> None:
-        from migcore import experiments
-
-        if not self.keys:
-            raise ConfigError("no key to record", hint="`migcore runs` lists them")
-        book = experiments.ledger()
-        for key in self.keys:
-            print(book.record(key))
-
-
-@dataclass(frozen=True)
-class PackRuns:
-    """Write fresh runs, without their weights, into one archive that another machine can merge."""
-
-    out: tyro.conf.Positional[Path]
-    """archive to write, such as runs.zip"""
-    keys: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="")
-    ] = ()
-    """of the runs, or their first digits; default all"""
-    unfinished: bool = False
-    """also the newest checkpoint of each run that is not finished, from which it goes on"""
-
-    def run(self) -> None:
-        from migcore import archive, experiments
-
-        outcomes = archive.pack(experiments.ledger(), self.out, self.keys, unfinished=self.unfinished)
-        for outcome in outcomes:
-            print(outcome)
-        packed = sum(outcome.done == "packed" for outcome in outcomes)
-        print(f"{self.out}: {packed} packed, {self.out.stat().st_size / 1e6:.2f} MB")
-
-
-@dataclass(frozen=True)
-class MergeRuns:
-    """Take up the runs of an archive; what is here already stays as it is."""
-
-    archive: tyro.conf.Positional[Path]
-    """written by `migcore runs pack`"""
-    record: bool = False
-    """into the recorded runs (results/) instead of the fresh ones"""
-
-    def run(self) -> None:
-        from migcore import archive, experiments
-
-        outcomes = archive.merge(experiments.ledger(), self.archive, record=self.record)
-        for outcome in outcomes:
-            print(outcome)
-        counts = Counter(outcome.done for outcome in outcomes)
-        shown = [f"{counts[done]} {done}" for done in ("merged", "skipped", "kept", "left out") if counts[done]]
-        print(f"{self.archive}: {', '.join(shown)}; {sum(o.stale for o in outcomes)} of an older version")
-
-
-@dataclass(frozen=True)
-class Runs:
-    """List the runs of the ledger, record them, or carry them between machines."""
-
-    action: tyro.conf.OmitArgPrefixes[
-        tyro.conf.OmitSubcommandPrefixes[
-            Annotated[ListRuns, tyro.conf.subcommand("list")]
-            | Annotated[RecordRuns, tyro.conf.subcommand("record")]
-            | Annotated[PackRuns, tyro.conf.subcommand("pack")]
-            | Annotated[MergeRuns, tyro.conf.subcommand("merge")]
-        ]
-    ] = field(default_factory=ListRuns)
-    """what to do"""
-
-    def run(self) -> None:
-        self.action.run()
-
-
-@dataclass(frozen=True)
 class Bench:
     """Time the parts of the package beside their naive references."""
 
@@ -395,6 +313,8 @@ class Bench:
     """a torch device"""
     repeats: int = 5
     """of each timing"""
+    quick: bool = False
+    """the smaller size of each part only"""
 
     def run(self) -> None:
         from dataclasses import asdict
@@ -403,10 +323,7 @@ class Bench:
 
         from migcore.bench import bench
 
-        try:
-            rows = bench(list(self.parts) or None, device=self.device, repeats=self.repeats)
-        except RuntimeError as error:  # torch's word for a device that is not there
-            raise ConfigError(f"cannot run on {self.device!r} ({str(error).splitlines()[0]})") from error
+        rows = bench(list(self.parts) or None, device=self.device, repeats=self.repeats, quick=self.quick)
         print(pd.DataFrame([asdict(row) for row in rows]).to_string(index=False, float_format="%.3g"))
 
 
@@ -432,67 +349,41 @@ class Predict:
     """length of a window"""
     stride: float = 1.0
     """from the start of one window to the start of the next"""
+    fps: float | None = None
+    """frames per second, where the film does not tell, or other than it tells"""
     top: int = 3
     """classes to print"""
     out: Path | None = None
-    """folder for a table of all probabilities (CSV) and a time line (PNG)"""
+    """folder for a table of all probabilities (CSV), a time line (PNG), and what was judged by what (JSON)"""
 
     def run(self) -> None:
+        from migcore.answer import Answer
         from migcore.predict import load_predictor
 
         if self.top < 1:
-            raise ConfigError(f"the best {self.top} classes cannot be printed", hint="at least one")
-        predictor = load_predictor(_preset(self), self.seed, skeleton=self.skeleton is not None)
-        with contextlib.nullcontext() if self.out is None else self._alone(self.out):
+            raise ConfigError(f"the best {self.top} classes cannot be printed", hint="--top is at least one")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ConfigError(f"{self.fps:g} frames per second", hint="Give --fps a number above 0")
+        config = _preset(self)
+        predictor = load_predictor(config, self.seed, skeleton=self.skeleton is not None)
+        answer = None if self.out is None else Answer(self.out, self.video, self.skeleton)
+        with contextlib.nullcontext() if answer is None else answer.reserved():
             found = predictor.predict(
-                self.video, self.skeleton, labels=self.labels, seconds=self.seconds, stride=self.stride
+                self.video,
+                self.skeleton,
+                labels=self.labels,
+                seconds=self.seconds,
+                stride=self.stride,
+                fps=self.fps,
             )
             try:
-                self._save(found)
+                if answer is not None:
+                    windows = {"window_seconds": self.seconds, "stride_seconds": self.stride}
+                    answer.save(found, config, self.seed, labels=self.labels, **windows)
             finally:  # what was judged is told, also when the disk is full
                 self._print(found)
-        for path in self._files:
+        for path in [] if answer is None else answer.files:
             print(path)
-
-    @property
-    def _files(self) -> list[Path]:
-        """What is written: the table and the time line."""
-        return [] if self.out is None else [self.out / f"{self.video.stem}.{kind}" for kind in ("csv", "png")]
-
-    @contextlib.contextmanager
-    def _alone(self, folder: Path) -> Iterator[None]:
-        """Be the one that writes this film's results; whether that can be is found out before the film is judged."""
-        from migcore.files import locked
-
-        there = os.path.exists  # Path.exists raises where a folder above may not be looked into
-        if there(folder) and not folder.is_dir():
-            raise ConfigError("is no folder", where=folder, hint="Give --out a folder, or the name of a new one")
-        for given in (self.video, self.skeleton):
-            if given is not None and there(given) and any(there(p) and p.samefile(given) for p in self._files):
-                raise ConfigError("the results would take this file's place", where=given, hint="Give another --out")
-        made = [each for each in (folder, *folder.parents) if not there(each)]
-        try:
-            with locked(folder / f".{self.video.stem}.lock", what=f"the result of {self.video.name}"):
-                yield
-        finally:
-            for each in made:  # what nothing was put into goes again
-                with contextlib.suppress(OSError):
-                    each.rmdir()
-
-    def _save(self, found: Prediction) -> None:
-        if self.out is None:
-            return
-        from migcore.files import write_together
-        from migcore.report.plots import timeline
-
-        table, picture = self._files
-        figure = timeline(found.seconds, found.probabilities, found.labels)
-        write_together(
-            {
-                table: lambda new: new.write_text(found.to_csv(), encoding="utf-8", newline=""),
-                picture: lambda new: figure.savefig(new, format="png", dpi=150),
-            }
-        )
 
     def _print(self, found: Prediction) -> None:
         for window, (start, end) in enumerate(found.seconds):
@@ -520,7 +411,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 _GO_ON = (Studio, Teacher, Backbone, Train, _OfRuns)
 """Commands that go on where they were stopped. Those that train stop after a step, by handlers of their own."""
-_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -532,14 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 for wrong input or a full disk; 130 after Ctrl-C; 143 after SIGTERM.
     """
-    out, errors = _Stream(sys.stdout), _Stream(sys.stderr, fails=False)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
-        warnings.showwarning = _one_line  # type: ignore[assignment]  # takes what it needs of six arguments
+    with terminal():
         return _run(arguments)
-
-
-def _one_line(message: Warning | str, *_: Any) -> None:
-    print(f"migcore: note: {message}", file=sys.stderr)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -556,7 +440,8 @@ def _run(arguments: Sequence[str] | None) -> int:
                 "`migcore --version` tells the version.",
                 args=words,
             )
-            with contextlib.nullcontext() if isinstance(command, _GO_ON) else _unwound():
+            command = _at_home(command)
+            with contextlib.nullcontext() if isinstance(command, _GO_ON) else unwound():
                 command.run()
         finally:
             sys.stdout.flush()
@@ -564,64 +449,23 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"migcore: error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != _TERMINATED:
+        if isinstance(end, SystemExit) and end.code != TERMINATED:
             raise  # after --help, or words that are no command line
         hint = "goes on from the last checkpoint" if isinstance(command, _GO_ON) else "starts from the beginning"
         print(f"migcore: stopped; the same command {hint}", file=sys.stderr)
-        return 130 if isinstance(end, KeyboardInterrupt) else _TERMINATED
+        return 130 if isinstance(end, KeyboardInterrupt) else TERMINATED
     return 0
 
 
-@contextlib.contextmanager
-def _unwound() -> Iterator[None]:
-    """SIGTERM ends the body as Ctrl-C does, by an exception: locks and temporary files go."""
+def _at_home(command: Any) -> Any:
+    """A command whose paths may begin with ``~``, which a shell leaves alone within quotes."""
+    from migcore.files import expanded
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
-    before = signal.signal(signal.SIGTERM, stop) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Stream:
-    """Standard output or error, which may fail while a command is at work.
-
-    When its reader has gone, as after ``| head``, the rest goes nowhere and the work is done to its end. Any other
-    fault, such as a full disk, is a StorageError.
-
-    Args:
-        stream: what is written to; None, as after ``>&-``, for nothing.
-        fails: whether faults are errors; those of standard error could be told nowhere.
-    """
-
-    def __init__(self, stream: TextIO | None, *, fails: bool = True) -> None:
-        self._stream, self._fails = stream or io.StringIO(), fails
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._told():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._told():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # so that the flush at exit has somewhere to go
-            os.close(nowhere)
-            if self._fails and not isinstance(error, BrokenPipeError):
-                hint = "Free space or send it elsewhere, then run again"
-                raise StorageError(f"the output could not be written ({error})", hint=hint) from error
+    changed: dict[str, Any] = {}
+    for each in dataclasses.fields(command):
+        value = getattr(command, each.name)
+        if isinstance(value, Path):
+            changed[each.name] = expanded(value)
+        elif dataclasses.is_dataclass(value):
+            changed[each.name] = _at_home(value)
+    return dataclasses.replace(command, **changed)

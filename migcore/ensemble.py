@@ -206,8 +206,12 @@ def _checked_labels(labels: ArrayLike, shape: tuple[int, ...], classes: int) -> 
     return truth.astype(np.int64)
 
 
-def _simplex(streams: int, step: float) -> np.ndarray:
-    """All ways to give whole steps to streams, the first stream's share falling: [G, S] int64."""
+def check_grid(streams: int, step: float) -> int:
+    """How many steps :func:`search_weights` shares out among streams.
+
+    Raises:
+        ConfigError: one divided by ``step`` is no whole number, or there are more than a million ways.
+    """
     steps = round(1 / step) if 1e-9 < step <= 1 else 0
     if not math.isclose(steps * step, 1, abs_tol=1e-9):
         raise ConfigError(f"a step of {step}", hint="one divided by the step is a whole number, as with 0.05")
@@ -217,6 +221,13 @@ def _simplex(streams: int, step: float) -> np.ndarray:
             f"{points:,} points of step {step} for {streams} streams",
             hint=f"take a larger step; at most {LARGEST_GRID:,} points are looked at",
         )
+    return steps
+
+
+def _simplex(streams: int, step: float) -> np.ndarray:
+    """All ways to give whole steps to streams, the first stream's share falling: [G, S] int64."""
+    steps = check_grid(streams, step)
+    points = math.comb(steps + streams - 1, streams - 1)
     # A way to share out steps is a way to set bars between them: the gaps between neighbouring bars are the shares.
     bars = itertools.combinations(range(steps + streams - 1), streams - 1)
     inner = np.fromiter(itertools.chain.from_iterable(bars), np.int64, points * (streams - 1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -32,9 +34,10 @@ import numpy as np
 import torch
 
 from migcore import presets, recipes
-from migcore.data.imigue import ClipIndex, open_dataset
+from migcore.data.folds import hold_out
+from migcore.data.imigue import AbsentClassWarning, ClipIndex, open_dataset
 from migcore.errors import ConfigError
-from migcore.files import locked
+from migcore.files import expanded, locked
 from migcore.ledger import (
     Ledger,
     Run,
@@ -50,6 +53,7 @@ from migcore.ledger import (
 from migcore.models.backbone import pretrained_identity
 from migcore.presets import DataConfig, Preset
 from migcore.recipes import Job, Made, SplitOutputs, measure
+from migcore.recipes.needs import Need, check_needs
 from migcore.recipes.skeleton import TEXTS_FROM
 from migcore.recipes.student import init_identity, without_decay
 from migcore.studio.dataset import STUDIO_VERSION, write_studio
@@ -63,12 +67,12 @@ CHECKPOINTS = "checkpoints"
 
 
 def runs_folder() -> Path:
-    """``$MIGCORE_RUNS``, or ``runs`` in the current folder.
+    """``$MIGCORE_RUNS``, with ``~`` for the home folder; or ``runs`` in the current folder.
 
     In a folder inside of a source checkout it is the checkout's, so that notebooks opened where they lie find the runs.
     """
     if told := os.environ.get("MIGCORE_RUNS"):
-        return Path(told)
+        return expanded(told)
     root, here = source_root(), Path.cwd()
     return root / "runs" if root is not None and root in here.parents else Path("runs")
 
@@ -106,11 +110,11 @@ def data_folder(preset: Preset | str) -> Path:
     """
     preset = _preset(preset)
     if preset.data.root:
-        return Path(preset.data.root).expanduser()
+        return expanded(preset.data.root)
     if preset.studio is None:
         raise ConfigError(
             f"preset {preset.name} needs a folder of clips",
-            hint="Give it with --data ROOT, or set data.root; iMiGUE is had from its authors, and never downloaded",
+            hint="Give it with --data ROOT (or --set data.root=ROOT); iMiGUE is had from its authors, never downloaded",
         )
     recipe = json.dumps([STUDIO_VERSION, canonical(preset.studio)], sort_keys=True)
     return runs_folder() / "data" / f"studio-{preset.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
@@ -119,11 +123,14 @@ def data_folder(preset: Preset | str) -> Path:
 def dataset(preset: Preset | str) -> ClipIndex:
     """The clips of a preset; its studio is made first if it is not there yet (minutes; it can be interrupted).
 
+    With ``data.fold`` a part of the training subjects is its validation split (:func:`migcore.data.folds.hold_out`).
+
     Args:
         preset: itself, or its name.
 
     Raises:
-        ConfigError: the preset names no data.
+        ConfigError: the preset names no data, or asks for a fold of clips that have a validation split, or too few
+            subjects.
         DataError: the folder is not as it should be, or a clip is damaged and ``data.skip_bad`` is not set.
         StorageError: the disk is full.
     """
@@ -135,7 +142,15 @@ def dataset(preset: Preset | str) -> ClipIndex:
             if not (folder / "identity.json").is_file():
                 write_studio(folder, preset.studio, progress=sys.stderr.isatty() or in_notebook())
     config = preset.data
-    return open_dataset(folder, column_map=config.column_map, skip_bad=config.skip_bad, first_frame=config.first_frame)
+    opened = functools.partial(
+        open_dataset, folder, column_map=config.column_map, skip_bad=config.skip_bad, first_frame=config.first_frame
+    )
+    if not config.fold:
+        return opened()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AbsentClassWarning)  # hold_out says what the splits lack as they become
+        index = opened()
+    return hold_out(index, config.fold)
 
 
 def dataset_at_hand(preset: Preset | str) -> ClipIndex | None:
@@ -168,6 +183,7 @@ class Experiment:
         random: different seeds give different numbers; if not, there is one run, with seed 0.
         texts: its runs keep class embeddings.
         weights: its runs keep trained weights; a fusion has none but those of what it depends on.
+        needs: what it cannot do without in the data, beside what the experiments need that it depends on.
     """
 
     make: Callable[[Job], Made]
@@ -177,6 +193,7 @@ class Experiment:
     random: bool = True
     texts: bool = False
     weights: bool = True
+    needs: tuple[Need, ...] = ("train",)
 
 
 def _skeleton_config(preset: Preset) -> dict[str, Any]:
@@ -317,10 +334,19 @@ _DIFFICULTY = (*_DECODING, *_CLIPS, "migcore.studio.probes", "migcore.recipes.di
 
 EXPERIMENTS: dict[str, Experiment] = {
     "zero_shot": Experiment(
-        recipes.zero_shot, _teacher_config, (*_VIDEO, "migcore.recipes.clip:zero_shot"), random=False, weights=False
+        recipes.zero_shot,
+        _teacher_config,
+        (*_VIDEO, "migcore.recipes.clip:zero_shot"),
+        random=False,
+        weights=False,
+        needs=("judged",),
     ),
     "linear_probe": Experiment(
-        recipes.linear_probe, _probe_config, (*_VIDEO, "migcore.recipes.clip:linear_probe,fit_linear"), weights=False
+        recipes.linear_probe,
+        _probe_config,
+        (*_VIDEO, "migcore.recipes.clip:linear_probe,fit_linear"),
+        weights=False,
+        needs=("train", "subjects", "judged"),
     ),
     "posec3d_joint": Experiment(recipes.posec3d_joint, _skeleton_config, _SKELETON),
     "posec3d_limb": Experiment(recipes.posec3d_limb, _skeleton_config, _SKELETON),
@@ -330,6 +356,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _EVEN_FUSION,
         depends=("posec3d_joint", "posec3d_limb"),
         weights=False,
+        needs=("judged",),
     ),
     "stgcn": Experiment(recipes.stgcn, _baseline_config("stgcn"), _sequence_modules("stgcn")),
     "hyperformer": Experiment(
@@ -376,6 +403,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _EVEN_FUSION,
         depends=("dscnet_dense", "dscnet_sparse"),
         weights=False,
+        needs=("judged",),
     ),
     "vclip": Experiment(recipes.vclip, _plain_student_config, _STUDENT, texts=True),
     "froster": Experiment(recipes.froster, _whole_student_config, _STUDENT, texts=True),
@@ -388,9 +416,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         ("migcore.ensemble", _METRICS, "migcore.recipes.fusion:same_clips,_fused,ours"),
         depends=("froster_decay", "posec3d_joint_text", "posec3d_limb_text"),
         weights=False,
+        needs=("val",),
     ),
-    "difficulty_skeleton": Experiment(recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False),
-    "difficulty_film": Experiment(recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False),
+    "difficulty_skeleton": Experiment(
+        recipes.difficulty_skeleton, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged", "batch")
+    ),
+    "difficulty_film": Experiment(
+        recipes.difficulty_film, _difficulty_config, _DIFFICULTY, weights=False, needs=("train", "judged", "batch")
+    ),
 }
 """All experiments by name."""
 
@@ -406,6 +439,13 @@ def experiment(name: str) -> Experiment:
         hint = f"Did you mean {', '.join(close)}?" if close else f"There are {', '.join(EXPERIMENTS)}"
         raise ConfigError(f"no experiment is called {name!r}", hint=hint)
     return EXPERIMENTS[name]
+
+
+def _check(name: str, preset: Preset, index: ClipIndex, judged: bool = False) -> None:
+    """Raise, before anything is trained, unless the clips have what an experiment and all that it depends on need."""
+    check_needs(name, (*experiment(name).needs, *(("judged",) if judged else ())), index, preset)
+    for other in experiment(name).depends:
+        _check(other, preset, index)
 
 
 def key(name: str, preset: Preset | str, seed: int, data: str) -> str:
@@ -479,17 +519,26 @@ def run(name: str, preset: Preset | str, seed: int = 0, *, wait: bool = True, we
 
     Raises:
         ConfigError: no such experiment, preset or seed.
-        DataError, CheckpointError: data or weights are missing or damaged.
+        DataError, CheckpointError: data or weights are missing or damaged; the clips lack a split or labels that the
+            experiment needs, or one that it depends on (told before anything is trained).
         LedgerError: another process is making this run and ``wait`` is false; the record of this run is damaged.
         StorageError: the disk is full; call again to resume.
     """
     experiment(name)
     preset, seed = _preset(preset), _seed(seed)
-    return _run(name, preset, seed, dataset(preset), wait, weights)
+    index = dataset(preset)
+    _check(name, preset, index)
+    return _run(name, preset, seed, index, wait, weights)
 
 
 def run_all(
-    names: Sequence[str], preset: Preset | str, seed: int = 0, *, processes: int = 2, weights: bool = False
+    names: Sequence[str],
+    preset: Preset | str,
+    seed: int = 0,
+    *,
+    processes: int = 2,
+    weights: bool = False,
+    judged: bool = False,
 ) -> dict[str, Run]:
     """Run several experiments of a preset side by side (:func:`run_many`).
 
@@ -497,12 +546,18 @@ def run_all(
         the runs by name.
     """
     names = list(dict.fromkeys(names))
-    made = run_many([(name, preset) for name in names], seed, processes=processes, weights=weights)
+    jobs = [(name, preset) for name in names]
+    made = run_many(jobs, seed, processes=processes, weights=weights, judged=judged)
     return dict(zip(names, made, strict=True))
 
 
 def run_many(
-    jobs: Sequence[tuple[str, Preset | str]], seed: int = 0, *, processes: int = 2, weights: bool = False
+    jobs: Sequence[tuple[str, Preset | str]],
+    seed: int = 0,
+    *,
+    processes: int = 2,
+    weights: bool = False,
+    judged: bool = False,
 ) -> list[Run]:
     """Run several experiments, those that can be side by side in processes of their own.
 
@@ -514,6 +569,8 @@ def run_many(
         seed: of all of them.
         processes: at most.
         weights: as for :func:`run`, of the named ones.
+        judged: numbers are wanted: clips of which none is of validation or test are refused, also where an experiment
+            could be trained on them.
 
     Returns:
         the runs, in the order of the jobs.
@@ -521,10 +578,12 @@ def run_many(
     Raises:
         as :func:`run`.
     """
-    return _run_many([(name, _preset(preset)) for name, preset in jobs], _seed(seed), processes, weights)
+    return _run_many([(name, _preset(preset)) for name, preset in jobs], _seed(seed), processes, weights, judged)
 
 
-def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, weights: bool) -> list[Run]:
+def _run_many(
+    jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, weights: bool, judged: bool = False
+) -> list[Run]:
     opened: dict[tuple[Path, DataConfig], ClipIndex] = {}  # once for all: real data take a while
 
     def index_of(preset: Preset) -> ClipIndex:
@@ -533,6 +592,8 @@ def _run_many(jobs: Sequence[tuple[str, Preset]], seed: int, processes: int, wei
             opened[where] = dataset(preset)
         return opened[where]
 
+    for name, preset in jobs:
+        _check(name, preset, index_of(preset), judged)
     fused = [(other, p) for name, p in jobs if not experiment(name).weights for other in experiment(name).depends]
     if weights and fused:
         _run_many(fused, seed, processes, weights=True)

@@ -1,4 +1,4 @@
-"""Files written whole, and lock files: what every writer of migcore stands on.
+"""Paths as people write them, files written whole, and lock files: what every writer of migcore stands on.
 
 * a reader sees the old content or the new, never a part: temporary name in the same folder, then rename;
 * whatever the system says on writing (disk full, no permission) becomes one StorageError, and nothing old is lost;
@@ -20,6 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from migcore.errors import LedgerError, StorageError
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as somebody wrote it, with ``~`` or ``~user`` at its head for the home folder; no such user: as it is.
+
+    A shell does this by itself, but not within quotes, in a .env file or a Makefile.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from migcore.baselines import Baselines, baselines
 from migcore.data.datasets import SkeletonConfig, VideoConfig
+from migcore.data.folds import parse_fold
+from migcore.ensemble import check_grid
 from migcore.errors import ConfigError
 from migcore.ledger import NO_NUMBERS
 from migcore.models.clip import TeacherConfig
@@ -45,12 +47,20 @@ class DataConfig:
         column_map: how the columns of its skeleton files are laid out (:func:`migcore.data.layouts.column_map`).
         first_frame: number that its label files give the first frame of a film, 1 or 0.
         skip_bad: leave damaged clips out, count and list them, instead of stopping.
+        fold: "k/K", such as "1/5": where the data set has no validation split, the k-th of K parts of its training
+            subjects is held out as one (:func:`migcore.data.folds.hold_out`); the K parts together are a
+            cross-validation. "" for the data set's own splits.
     """
 
     root: str = field(default="", metadata=NO_NUMBERS)
     column_map: str = "openpose35"
     first_frame: int = 1
     skip_bad: bool = field(default=False, metadata=NO_NUMBERS)  # which clips it left out is part of the data's identity
+    fold: str = ""
+
+    def __post_init__(self) -> None:
+        if self.fold:
+            parse_fold(self.fold)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,18 @@ class ProbeConfig:
     l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     held_out: float = 0.25
     iterations: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.l2 or not all(0 <= l2 < float("inf") for l2 in self.l2):
+            raise ConfigError(
+                f"probe.l2={','.join(map(str, self.l2))}", hint="give one penalty or more, each 0 or more"
+            )
+        if not 0 < self.held_out < 1:
+            raise ConfigError(
+                f"probe.held_out={self.held_out}", hint="a share of the training subjects, above 0, below 1"
+            )
+        if self.iterations < 1:
+            raise ConfigError(f"probe.iterations={self.iterations}", hint="at least 1")
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,9 @@ class SearchConfig:
     split: Literal["val"] = "val"
     kind: Literal["probabilities", "logits"] = "probabilities"
     metric: Literal["top1", "mean_class"] = "top1"
+
+    def __post_init__(self) -> None:
+        check_grid(3, self.step)  # here, and not when three networks have been trained
 
 
 # Calibrated: the bytes saved for the backward pass are 0.68 of those without decay, as in the paper's Table 3
@@ -360,14 +385,13 @@ def override(config: T, values: Mapping[str, Value]) -> T:
             its range.
     """
     names = list(_fields(config))
-    for dotted, value in values.items():
+    for dotted in values:
         if dotted not in names:
             first = dotted.partition(".")[0]
             if first in vars(config) and getattr(config, first) is None:
                 raise ConfigError(f"{dotted!r} cannot be set: this preset has no {first}")
             raise ConfigError(f"no field is called {dotted!r}", hint=_suggest(dotted, names))
-        config = _replace(config, dotted.split("."), value, dotted)
-    return config
+    return _replace(config, values) if values else config
 
 
 def _fields(config: Any, prefix: str = "") -> dict[str, bool]:
@@ -399,13 +423,20 @@ def _text(value: Any) -> str:
     return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
-def _replace(config: Any, path: list[str], value: Value, dotted: str) -> Any:
-    head, rest = path[0], path[1:]
-    if rest:
-        inner = _replace(getattr(config, head), rest, value, dotted)
-    else:
-        inner = _parse(value, get_type_hints(type(config))[head], dotted)
-    return dataclasses.replace(config, **{head: inner})
+def _replace(config: Any, values: Mapping[str, Value], prefix: str = "") -> Any:
+    """A copy with all values at once: what two fields must fulfil together does not depend on which is set first."""
+    kinds = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Value]] = {}
+    for dotted, value in values.items():
+        head, _, rest = dotted.partition(".")
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            changes[head] = _parse(value, kinds[head], prefix + head)
+    for head, of_it in inner.items():
+        changes[head] = _replace(getattr(config, head), of_it, f"{prefix}{head}.")
+    return dataclasses.replace(config, **changes)
 
 
 def _parse(value: Any, kind: Any, name: str) -> Any:

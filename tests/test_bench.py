@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,16 +13,40 @@ from migcore.bench import PARTS, bench
 from migcore.errors import ConfigError
 
 
-def test_rows_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = dict(PARTS)
-    # The smaller size of each part: the larger ones take seconds.
-    monkeypatch.setattr(bench_module, "PARTS", {n: lambda d, part=part: part(d)[:1] for n, part in full.items()})
-    rows = bench(repeats=2)
-    assert [row.name for row in rows] == ["joint_heatmaps", "limb_heatmaps", "posec3d", "teacher", "video_tower"]
+def test_rows_of_each_part() -> None:
+    rows = bench(repeats=2, quick=True)
+    parts = ["joint_heatmaps", "limb_heatmaps", "posec3d", "teacher", "video_tower"]
+    assert [row.name for row in rows] == [*parts, "video_tower"]  # of the tower a training step too
     for row in rows:
         assert row.device == "cpu" and row.peak_mib is None and row.size
         assert 0 < row.ms_min <= row.ms <= row.ms_max and math.isfinite(row.ms_max)
-        assert row.reference_ms is not None and row.reference_ms > 0
+        assert ("training step" in row.size) == (row.reference_ms is None)
+        assert row.reference_ms is None or row.reference_ms > 0
+
+
+def test_a_training_step_is_whole_and_only_it_records_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is timed is timed as it is used: a step with its backward pass, everything else without gradients."""
+    seen = []
+
+    def watched(case: bench_module._Case) -> bench_module._Case:
+        def call() -> None:
+            seen.append((case.gradients, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            case.call()
+            if case.gradients:
+                tower = case.call.args[0]  # type: ignore[attr-defined]
+                gradients = [p.grad for p in tower.parameters() if p.grad is not None]
+                assert gradients and all(g.isfinite().all() for g in gradients)
+                sums.append(sum(float(g.abs().sum()) for g in gradients))
+
+        return dataclasses.replace(case, call=call)
+
+    sums: list[float] = []
+    full = dict(PARTS)
+    for name in ("teacher", "video_tower"):
+        monkeypatch.setitem(PARTS, name, lambda d, part=full[name]: list(map(watched, part(d))))
+    bench(["teacher", "video_tower"], repeats=1, quick=True)
+    assert set(seen) == {(False, False, True), (True, True, False)}
+    assert len(sums) == 2 and sums[0] == pytest.approx(sums[1], rel=1e-4)  # no step adds to the one before
 
 
 def test_what_is_timed_is_what_the_naive_version_computes() -> None:
@@ -47,3 +72,6 @@ def test_wrong_input_is_named() -> None:
         bench(["speed"])
     with pytest.raises(ConfigError, match="repeats"):
         bench(["teacher"], repeats=0)
+    for device in ("abacus", "meta", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"cannot run on '{device}' "):
+            bench(["teacher"], device=device)

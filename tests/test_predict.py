@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migcore import cli, experiments
+from migcore import __version__, cli, experiments
+from migcore.answer import Answer
 from migcore.data.files import read_skeleton_csv, write_skeleton_csv
 from migcore.data.layouts import column_map
 from migcore.data.video import read_all
@@ -298,10 +301,10 @@ def test_command(settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.
     assert [line.split(" s ")[0].split() for line in lines[:2]] == [["0.00", "-", "0.40"], ["0.40", "-", "0.80"]]
     assert lines[0].count("%") == 3 and lines[4].startswith("judged by froster_decay (")
     assert lines[5] == f"note: {NO_LIE_DETECTOR}" and lines[6:] == [
-        str(tmp_path / "out" / f"0005.{e}") for e in ("csv", "png")
+        str(tmp_path / "out" / f"0005.{e}") for e in ("csv", "png", "json")
     ]
     assert (tmp_path / "out" / "0005.png").read_bytes()[:4] == b"\x89PNG"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0005.csv", "0005.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0005.csv", "0005.json", "0005.png"]
 
     status, shown, _ = run("--labels", "touch nose: a hand at the nose", "--labels", "nothing", "--top", 1)
     assert status == 0 and shown.splitlines()[0].count("%") == 1 and "judged by froster_decay (1.00)" in shown
@@ -309,6 +312,9 @@ def test_command(settings: Preset, folder: Path, tmp_path: Path, capsys: pytest.
         (["--top", 0], "at least one"),
         (["--seed", 7], "train ours"),
         (["--labels", "a"], "two or more"),
+        (["--fps", 0], "0 frames per second. Give --fps"),
+        (["--fps", "nan"], "nan frames per second. Give --fps"),
+        (["--fps", "-inf"], "-inf frames per second. Give --fps"),
     ):
         status, _, errors = run(*wrong)
         assert status == 2 and errors.count("\n") == 1 and message in errors
@@ -330,7 +336,7 @@ def judge(settings: Preset, folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(("size", "name"), [(20, ".0005.lock"), (400, "0005.csv"), (5000, "0005.png")])
-def test_a_full_disk_leaves_both_old_results_or_none(judge: Judge, tmp_path: Path, size: int, name: str) -> None:
+def test_a_full_disk_leaves_all_old_results_or_none(judge: Judge, tmp_path: Path, size: int, name: str) -> None:
     """Table and time line are of one film: never a new one beside an old one."""
     told = judge()[1]
     new, old = tmp_path / "new" / "er", tmp_path / "old"
@@ -342,7 +348,7 @@ def test_a_full_disk_leaves_both_old_results_or_none(judge: Judge, tmp_path: Pat
         assert status == 2 and errors.startswith(f"migcore: error: {out / name}: could not be written (")
         assert errors.count("\n") == 1
         assert lines == ([] if name.endswith("lock") else told)  # what was judged is not lost
-    assert not (tmp_path / "new").exists() and files(old) == before and len(before) == 2
+    assert not (tmp_path / "new").exists() and files(old) == before and len(before) == 3
 
 
 @pytest.mark.parametrize("options", ["size=24k", "ro"])
@@ -352,6 +358,48 @@ def test_a_disk_that_is_full_or_read_only(judge: Judge, tmp_path: Path, options:
         assert status == 2 and errors.count("\n") == 1 and errors.startswith(f"migcore: error: {full}")
         assert ("No space left" if lines else "Read-only file system") in errors and bool(lines) == (options != "ro")
         assert os.listdir(full) == []
+
+
+def test_the_answer_says_what_was_judged_by_what(
+    judge: Judge, settings: Preset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, skeleton = film(folder)
+    monkeypatch.chdir(path.parent)
+    words = ["--out", tmp_path, "--skeleton", skeleton.name, "--seconds", 0.4, "--stride", 0.2, "--fps", 50]
+    assert judge(*words, of=Path(path.name))[0] == 0
+    about = json.loads((tmp_path / "0005.json").read_text(encoding="utf-8"))
+    assert about["film"] == {"path": os.path.realpath(path), "bytes": path.stat().st_size}
+    assert about["skeleton"] == os.path.realpath(skeleton) and about["labels"] == []
+    assert (about["preset"], about["seed"], about["migcore"]) == (settings.label, 0, __version__)
+    assert (about["window_seconds"], about["stride_seconds"], about["fps"]) == (0.4, 0.2, 50)
+    assert about["runs"] == {name: experiments.run(name, settings).key for name in (FILM, JOINTS, LIMBS)}
+    assert about["streams"] == experiments.run("ours", settings).extra["weights"]
+    assert about["notes"] == [NO_LIE_DETECTOR]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "0005.csv").read_text())))
+    assert [row["end_s"] for row in rows] == ["0.400", "0.600", "0.640"]  # 32 frames, 50 a second
+    assert judge("--out", tmp_path, "--labels", "nothing", "--labels", "touch nose: a hand")[0] == 0
+    about = json.loads((tmp_path / "0005.json").read_text(encoding="utf-8"))
+    assert about["labels"] == ["nothing", "touch nose: a hand"] and about["skeleton"] is None
+
+
+def test_a_second_film_of_a_name_is_refused_before_it_is_judged(
+    judge: Judge, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for place, suffix in ((mine, "mp4"), (other, "mp4"), (other, "mov")):
+        place.mkdir(exist_ok=True)
+        shutil.copy(film(folder)[0], place / f"film.{suffix}")
+    out = tmp_path / "out"
+    assert judge("--out", out, of=mine / "film.mp4")[0] == 0
+    before = files(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict", None)
+        for second in (other / "film.mp4", other / "film.mov"):
+            status, lines, errors = judge("--out", out, of=second)
+            assert (status, lines, errors.count("\n")) == (2, [], 1) and files(out) == before
+            assert f"{out}: holds the answer for {mine / 'film.mp4'}. Give another --out, or take film.csv" in errors
+    status, _, errors = judge("--out", out, "--seconds", 0.4, of=mine / "film.mp4")
+    assert (status, errors) == (0, "") and files(out)["film.csv"] != before["film.csv"]
 
 
 def test_results_take_no_other_files_place(judge: Judge, folder: Path, tmp_path: Path) -> None:
@@ -383,7 +431,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_film_is_judged(m
             (folder / "out").mkdir(mode, exist_ok=True)
             with (
                 pytest.raises(StorageError, match="Permission denied"),
-                cli.Predict(Path("me.mp4"), out=out)._alone(out),
+                Answer(out, Path("me.mp4")).reserved(),
             ):
                 pytest.fail("it would have been judged")
         (folder / "out").chmod(0o700)
@@ -399,7 +447,7 @@ def test_results_are_written_whoever_reads(
         status = cli.main(command(film(folder)[0], "--out", tmp_path, data=folder))
     errors = capsys.readouterr().err
     assert (status, errors.count("\n")) == ((2, 1) if where == "full" else (0, 0)) and "Traceback" not in errors
-    assert sorted(os.listdir(tmp_path)) == ["0005.csv", "0005.png"]
+    assert sorted(os.listdir(tmp_path)) == ["0005.csv", "0005.json", "0005.png"]
 
 
 def test_a_stopped_process_leaves_nothing_and_a_second_one_is_refused(

@@ -136,6 +136,27 @@ def test_text_and_value_say_the_same(whole: int, real: float, flag: bool) -> Non
     assert by_text.other == dataclasses.replace(Part(), flag=flag)
 
 
+def test_fields_are_set_all_at_once() -> None:
+    """Some values are right only together: which of them is named first does not matter."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Ordered:
+        low: int = 10
+        high: int = 20
+        inner: Whole = Whole()
+
+        def __post_init__(self) -> None:
+            if self.low >= self.high:
+                raise ConfigError("not in order")
+
+    for values in ({"low": "30", "high": "40", "inner.part.whole": 2}, {"inner.part.whole": 2, "high": 40, "low": 30}):
+        assert override(Ordered(), values) == Ordered(30, 40, Whole(Part(whole=2)))
+    with pytest.raises(ConfigError, match="not in order"):
+        override(Ordered(), {"low": 30})
+    with pytest.raises(ConfigError, match=r"inner\.part\.whole cannot be 'x'"):
+        override(Ordered(), {"high": 40, "inner.part.whole": "x"})
+
+
 def test_nothing_changes_in_place() -> None:
     whole = Whole()
     override(whole, {"part.whole": 9, "hidden": 1})

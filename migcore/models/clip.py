@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
+from migcore.files import expanded
 from migcore.labels import class_prompts
 from migcore.models.weights import load_foreign, load_into, tensor_hash
 
@@ -76,7 +77,7 @@ class TeacherConfig:
     def file(self) -> Path | None:
         """The weight file, or None when open_clip fetches OpenAI's."""
         if self.pretrained not in ("", "openai"):
-            return Path(self.pretrained).expanduser()
+            return expanded(self.pretrained)
         return MINIATURE_WEIGHTS if self.name == "miniature" else None
 
     @property

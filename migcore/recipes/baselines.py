@@ -58,6 +58,7 @@ def _train(
         views = rearrange(batch[what], "b k ... -> (b k) ...")
         return rearrange(stream(model, views), "(b k) c -> b k c", b=len(batch[what]))
 
+    judged = {split: clips(split, train=False) for split in job.splits}  # what is damaged is told before training
     done = fit(
         model,
         loss,
@@ -67,13 +68,12 @@ def _train(
         folder=job.folder / "checkpoints",
         predict=predict,
         metrics=summary,
-        validation=clips("val", train=False) if "val" in job.splits else None,
+        validation=judged.get("val"),
         collate=collate,
         title=f"{job.name} seed {job.seed}",
     )
     outputs = {}
-    for split in job.splits:
-        data = clips(split, train=False)
+    for split, data in judged.items():
         found = evaluate(model, predict, data, config, collate=collate, title=f"{job.name} {split}")
         outputs[split] = SplitOutputs.of(found.values, data)
     if job.main:

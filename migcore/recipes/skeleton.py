@@ -102,6 +102,7 @@ def _posec3d(job: Job, kind: Literal["joint", "limb"], *, aligned: bool = False)
         return SkeletonClips(job.index, split, settings, train=train, seed=job.seed, skip_bad=preset.data.skip_bad)
 
     one_view = dataclasses.replace(preset.skeleton, test_clips=1, test_flip=False)
+    judged = {split: clips(split, preset.skeleton) for split in job.splits}  # what is damaged is told before training
     done = fit(
         model,
         stream.loss,
@@ -116,8 +117,7 @@ def _posec3d(job: Job, kind: Literal["joint", "limb"], *, aligned: bool = False)
         title=f"{job.name} seed {job.seed}",
     )
     outputs = {}
-    for split in job.splits:
-        data = clips(split, preset.skeleton)
+    for split, data in judged.items():
         found = evaluate(model, stream.predict, data, config, collate=collate, title=f"{job.name} {split}")
         outputs[split] = SplitOutputs.of(found.values, data)
     if job.main:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from migcore.checkpoints import load_foreign, save_weights
 from migcore.data.datasets import VideoClips, collate
 from migcore.errors import CheckpointError
+from migcore.files import expanded
 from migcore.labels import class_prompts
 from migcore.ledger import canonical
 from migcore.models.clip import Teacher, TeacherConfig, load_teacher
@@ -51,7 +52,7 @@ def make_student(teacher: Teacher, config: FrosterConfig, seed: int, init: str =
     clip = copy.deepcopy(teacher.clip).float()
     student = Student(clip, prompts_PCL, config, generator=generator(seed))
     if init:
-        file = Path(init).expanduser()
+        file = expanded(init)
         load_into(student, {**student.state_dict(), **_published(load_foreign(file))}, file)
     return student
 
@@ -70,7 +71,7 @@ def init_identity(init: str) -> str:
     Raises:
         CheckpointError: the file is missing, damaged or no weights, or a number in it is NaN or infinite.
     """
-    return tensor_hash(load_foreign(Path(init).expanduser()))[:16] if init else ""
+    return tensor_hash(load_foreign(expanded(init)))[:16] if init else ""
 
 
 def load_student(file: Path) -> Student:

@@ -184,10 +184,12 @@ def rule_against_chance(config: Preset, seed: int = 0) -> list[AtBudget]:
     found = []
     for share, *both in zip((None, *BUDGETS), by_rule, by_chance, strict=True):
         rule, chance = (tables.find_runs(v.experiment, v.preset(config), (seed,), index, data) for v in both)
-        validation = _difference(rule, chance, "val")
+        validation, test = (
+            _difference(rule, chance, split) if _labelled([*rule.values(), *chance.values()], split) else None
+            for split in ("val", "test")
+        )
         if validation is not None:
-            labelled = all(run.metrics.get("test") for runs in (rule, chance) for run in runs.values())
-            found.append(AtBudget(share, validation, _difference(rule, chance, "test") if labelled else None))
+            found.append(AtBudget(share, validation, test))
     return found
 
 
@@ -233,14 +235,14 @@ class Reading:
 
     Attributes:
         variant: which.
-        validation: top-1 on validation in percent, mean over the seeds.
+        validation: top-1 on validation in percent, mean over the seeds; None where no validation clip has a label.
         score: on the split that decides nothing.
         difference: top-1 less that of the first variant on the same clips and seeds, in points, and its 95 % interval
             over subjects; None for the first itself, and where the two share no seed.
     """
 
     variant: Variant
-    validation: float
+    validation: float | None
     score: tables.Score
     difference: tuple[float, float, float] | None
 
@@ -264,7 +266,9 @@ def readings(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> li
             found.append(None)
             continue
         first = first or runs
-        validation = 100 * sum(run.metrics["val"]["top1"] for run in score.runs) / len(score.runs)
+        validation = None
+        if _labelled(score.runs, "val"):
+            validation = 100 * sum(run.metrics["val"]["top1"] for run in score.runs) / len(score.runs)
         found.append(Reading(variant, validation, score, _difference(runs, first, score.split)))
     return found
 
@@ -282,7 +286,8 @@ def ablation_table(config: Preset, which: Ablation, seeds: Sequence[int] = (0,))
             continue
         used += list(found.score.runs)
         apart = "" if found.difference is None else points(found.difference)
-        rows.append([variant.label, f"{found.validation:.2f}", found.score.cells()[0], apart])
+        validation = tables.WITHHELD if found.validation is None else f"{found.validation:.2f}"
+        rows.append([variant.label, validation, found.score.cells()[0], apart])
     notes = [
         "Top-1 in percent, [95 % interval over subjects]; the difference is from the first row, on the same clips and"
         " seeds, with the interval of the difference. Choices are made by validation; the test column decides nothing.",
@@ -303,19 +308,7 @@ def conclusion(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> 
     known = [found for found in readings(config, which, seeds) if found is not None]
     if len(known) < 2:
         return f"{which.question} There are too few runs to say."
-    first = known[0]
-    best = max(known, key=lambda found: found.validation)  # of equal ones the first
-    if best is first:
-        closest = max(known[1:], key=lambda found: found.validation)
-        ahead = first.validation - closest.validation
-        text = f"Validation chooses *{first.variant.label}*, {ahead:.2f} points ahead of *{closest.variant.label}*."
-        if ahead == 0:
-            text = f"Validation cannot tell *{first.variant.label}* from *{closest.variant.label}*."
-    else:
-        ahead = best.validation - first.validation
-        text = f"Validation would choose *{best.variant.label}*, {ahead:.2f} points ahead of *{first.variant.label}*."
-        if best.difference is not None:
-            text += f" On test that is {points(best.difference)} points."
+    text = _chosen(known)
     told = [found for found in known if found.difference and (found.difference[1] > 0 or found.difference[2] < 0)]
     apart = ", ".join(f"*{found.variant.label}* ({points(found.difference)})" for found in told if found.difference)
     if told:
@@ -323,6 +316,28 @@ def conclusion(config: Preset, which: Ablation, seeds: Sequence[int] = (0,)) -> 
     else:
         text += " On test no interval of a difference excludes zero."
     return f"{which.question} {text}"
+
+
+def _chosen(known: Sequence[Reading]) -> str:
+    """What validation would choose of two readings or more, and what that does on test."""
+    scores = [found.validation for found in known if found.validation is not None]
+    if len(scores) < len(known):
+        return "No validation clip has a label: nothing is chosen."
+    first, best = known[0], known[scores.index(max(scores))]  # of equal ones the first
+    if best is first:
+        second = max(scores[1:])
+        closest, ahead = known[scores.index(second, 1)], scores[0] - second
+        if ahead == 0:
+            return f"Validation cannot tell *{first.variant.label}* from *{closest.variant.label}*."
+        return f"Validation chooses *{first.variant.label}*, {ahead:.2f} points ahead of *{closest.variant.label}*."
+    ahead = max(scores) - scores[0]
+    text = f"Validation would choose *{best.variant.label}*, {ahead:.2f} points ahead of *{first.variant.label}*."
+    return text if best.difference is None else f"{text} On test that is {points(best.difference)} points."
+
+
+def _labelled(runs: Sequence[Run], split: str) -> bool:
+    """Whether all runs were judged on clips of a split whose labels are known."""
+    return all(run.metrics.get(split) for run in runs)
 
 
 def reduction_table(config: Preset, seeds: Sequence[int] = (0,)) -> Table:

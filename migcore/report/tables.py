@@ -260,6 +260,8 @@ def same_clips(runs: Mapping[str, Run], split: str) -> Clips:
     Raises:
         DataError: they have no labelled clip in common.
     """
+    if not all(split in run.clips for run in runs.values()):
+        raise _nothing_in_common(runs, split)
     book, ids = experiments.ledger(), {name: run.clips[split]["ids"] for name, run in runs.items()}
     first = next(iter(runs))
     common = set(ids[first]).intersection(*ids.values())
@@ -269,13 +271,15 @@ def same_clips(runs: Mapping[str, Run], split: str) -> Clips:
     labels = arrays[first]["labels"][rows[first]]
     known = labels >= 0
     if not known.any():
-        raise DataError(
-            f"{', '.join(runs)} have no labelled clip of {split} in common", hint="take runs on the same data"
-        )
+        raise _nothing_in_common(runs, split)
     subjects = np.array(runs[first].clips[split]["subjects"])[rows[first]]
     logits = {name: a["logits"][rows[name]][known] for name, a in arrays.items()}
     names = tuple(clip for clip, labelled in zip(order, known, strict=True) if labelled)
     return Clips(logits, labels[known], subjects[known], names)
+
+
+def _nothing_in_common(runs: Mapping[str, Run], split: str) -> DataError:
+    return DataError(f"{', '.join(runs)} have no labelled clip of {split} in common", hint="take runs on the same data")
 
 
 def score(

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from migcore.data.layouts import IMIGUE22
 from migcore.errors import StorageError
-from migcore.files import write_whole
+from migcore.files import expanded, write_whole
 from migcore.models.clip import MINIATURE, register_miniature
 from migcore.studio.captions import OPENINGS
 from migcore.studio.figure import PART_NAMES
@@ -72,8 +72,8 @@ def digest(*parts: bytes) -> str:
 
 
 def working_folder() -> Path:
-    """Where stills and checkpoints live: ``$MIGCORE_RUNS/teacher``, or ``runs/teacher``."""
-    return Path(os.environ.get("MIGCORE_RUNS") or "runs") / "teacher"
+    """Where stills and checkpoints live: ``$MIGCORE_RUNS/teacher`` (``~`` is the home folder) or ``runs/teacher``."""
+    return expanded(os.environ.get("MIGCORE_RUNS") or "runs") / "teacher"
 
 
 def cached_stills(count: int, seed: int, size: int, *, progress: bool = True) -> StillCache:

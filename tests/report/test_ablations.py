@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from migcore import experiments
-from migcore.errors import ConfigError
+from migcore.errors import ConfigError, DataError
 from migcore.ledger import Ledger
 from migcore.models.cost import Cost
 from migcore.models.vclip import VCLIPConfig
 from migcore.presets import PRESETS, preset
-from migcore.report import ablations
+from migcore.report import ablations, tables
 from migcore.report.ablations import ABLATIONS, ALL_TOKENS, REDUCTIONS, Variant
-from migcore.report.tables import NOT_RUN
+from migcore.report.tables import NOT_RUN, WITHHELD
 from tests.report.test_tables import add, book
 
 __all__ = ["book"]  # a fixture
@@ -104,6 +104,23 @@ def test_a_conclusion_names_what_validation_chooses_and_what_stands_apart(book: 
     apart = told.partition("by their intervals: ")[2]
     assert rows[2].label in apart and rows[1].label not in apart
     assert (rows[3].label in apart) == (better.difference[1] > 0)
+
+
+def test_without_validation_nothing_is_chosen(book: Ledger) -> None:
+    which = ablations.ablation("distance")
+    for variant, right in zip(which.rows(SMOKE)[:2], (0.5, 0.75), strict=True):
+        run = add(book, variant.experiment, variant.preset(SMOKE), right=right)
+        book.save(
+            dataclasses.replace(run, metrics={"test": run.metrics["test"]}),
+            {f"test.{k}": v for k, v in book.load_arrays(run, "test").items()},
+        )
+    first, second, _ = ablations.readings(SMOKE, which)
+    assert first and second and first.validation is second.validation is None and second.difference is not None
+    assert [row[1] for row in ablations.ablation_table(SMOKE, which).rows] == [WITHHELD, WITHHELD, NOT_RUN]
+    told = ablations.conclusion(SMOKE, which)
+    assert "No validation clip has a label: nothing is chosen. On test" in told or "Apart from the first row" in told
+    with pytest.raises(DataError, match="no labelled clip of val in common"):
+        tables.same_clips({"one": first.score.runs[0], "two": second.score.runs[0]}, "val")
 
 
 def test_the_reductions_stand_beside_their_cost(book: Ledger) -> None:
