@@ -56,7 +56,7 @@ from migcore.recipes import Job, Made, SplitOutputs, measure
 from migcore.recipes.needs import Need, check_needs
 from migcore.recipes.skeleton import TEXTS_FROM
 from migcore.recipes.student import init_identity, without_decay
-from migcore.studio.dataset import STUDIO_VERSION, write_studio
+from migcore.studio.dataset import STUDIO_VERSION, is_finished, write_studio
 from migcore.training import make_accelerator
 from migcore.watch import in_notebook, watched
 
@@ -136,10 +136,10 @@ def dataset(preset: Preset | str) -> ClipIndex:
     """
     preset = _preset(preset)
     folder = data_folder(preset)
-    if not preset.data.root and not (folder / "identity.json").is_file():
+    if not preset.data.root and not is_finished(folder):
         assert preset.studio is not None  # data_folder has seen to it
         with locked(folder.with_name(f"{folder.name}.lock"), wait=True, what="the studio"):
-            if not (folder / "identity.json").is_file():
+            if not is_finished(folder):
                 write_studio(folder, preset.studio, progress=sys.stderr.isatty() or in_notebook())
     config = preset.data
     opened = functools.partial(

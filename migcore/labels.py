@@ -157,7 +157,10 @@ def gesture(name: str) -> Gesture:
     for g in CLASSES:
         if wanted in (g.name, g.wording.lower()):
             return g
-    raise ConfigError(f"no class is called {name!r}", hint="migcore.labels.CLASSES lists the 32 names")
+    raise ConfigError(
+        f"no class is called {name!r}",
+        hint="the 32 names are those of the book's first chapter (migcore.labels.CLASSES)",
+    )
 
 
 def prompts(label: str) -> list[str]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,9 +174,12 @@ class Predictor:
         film = Film.of(video, fps)
         spans = windows(film.times, seconds, stride)
         if labels and skeleton is not None:
-            raise ConfigError("classes of one's own are judged by film alone", hint="leave the skeleton out")
+            raise ConfigError(
+                "classes of one's own are judged by film alone", hint="leave the skeleton out (no --skeleton)"
+            )
         if skeleton is not None and not self.poses:
-            raise ConfigError("there are no weights of the skeleton's streams here", hint="leave the skeleton out")
+            hint = "leave the skeleton out, or call load_predictor with skeleton=True"
+            raise ConfigError("there are no weights of the skeleton's streams here", hint=hint)
         logits = {FILM: self._film(film, spans, _checked_labels(labels))}
         if skeleton is not None:
             keypoints, scores, extra = self._keypoints(skeleton, film)
@@ -252,7 +256,7 @@ class Predictor:
             raise DataError(
                 f"keypoints {list(keypoints.shape)} and scores {list(scores.shape)} for a film of {film.frames} frames",
                 where=where,
-                hint=f"give [T, {joints}, 2] and [T, {joints}], a row for every frame of the film",
+                hint=f"give a row for every frame of the film (in Python [T, {joints}, 2] and [T, {joints}])",
             )
         keypoints, scores = keypoints[: film.frames], scores[: film.frames]
         missing = ~(np.isfinite(keypoints).all(-1) & np.isfinite(scores))
@@ -320,8 +324,10 @@ def _weights(name: str, config: Preset, seed: int) -> Path:
 
 
 def _advice(config: Preset, seed: int) -> str:
-    changes = "".join(f" --set {name}={value}" for name, value in config.overrides)
-    return f"train them: migcore train ours --preset {config.name} --seed {seed}{changes} --weights"
+    data = ["--data", config.data.root] if config.data.root else []
+    changes = [f"--set={name}={value}" for name, value in config.overrides]
+    words = ["--preset", config.name, "--seed", str(seed), *data, *changes, "--weights"]
+    return f"train them: migcore train ours {shlex.join(words)}"
 
 
 def _checked_labels(labels: Sequence[str]) -> Sequence[str]:

@@ -518,8 +518,10 @@ def _not_finite(model: nn.Module, step: int) -> MigcoreError:
         return MigcoreError(
             f"{message}, and no weight has been changed yet",
             hint="It is not the learning rate: look for numbers that are far too large in the clips (`migcore check`), "
-            "or use precision=fp32",
+            "or use precision=fp32 (--set train_student.precision=fp32, or the recipe of the experiment)",
         )
     return MigcoreError(
-        message, hint="Lower the learning rate, bound the gradients with clip_norm, or use precision=fp32"
+        message,
+        hint="Lower the learning rate (lr), bound the gradients (clip_norm) or use precision=fp32: --set "
+        "train_student.lr=…, and likewise for the recipe of another experiment",
     )

@@ -69,7 +69,10 @@ class TeacherConfig:
                 f"no teacher is called {self.name!r}", hint=f"choose from miniature, {', '.join(OPENAI_MODELS)}"
             )
         if self.name == "miniature" and self.pretrained == "openai":
-            raise ConfigError("OpenAI has no weights for the miniature", hint="leave pretrained empty, or name a file")
+            raise ConfigError(
+                "OpenAI has no weights for the miniature",
+                hint="leave teacher.pretrained empty, or name a file: --set teacher.pretrained=FILE",
+            )
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision {self.precision!r}", hint="choose from auto, fp32, bf16")
 

@@ -145,6 +145,8 @@ def _student(job: Job, config: FrosterConfig) -> Made:
             skip_bad=preset.data.skip_bad,
         )
 
+    # What is damaged is told before training.
+    judged = {split: clips(split, views=preset.video.test_clips) for split in job.splits}
     done = fit(
         student,
         losses.loss,
@@ -159,8 +161,7 @@ def _student(job: Job, config: FrosterConfig) -> Made:
         title=f"{job.name} seed {job.seed}",
     )
     made = Made({}, done.history, done.device)
-    for split in job.splits:
-        data = clips(split, views=preset.video.test_clips)
+    for split, data in judged.items():
         found = extract(student, losses.both, data, recipe, collate=collate, title=f"{job.name} {split}")
         logits_NC, features_NE = found.values.split([losses.text_PCE.shape[1], losses.text_PCE.shape[2]], dim=1)
         made.outputs[split] = SplitOutputs.of(logits_NC.log_softmax(-1), data)

@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,6 +202,27 @@ def _identity(out: Path, films: list[FilmPlan], config: StudioConfig) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_finished(out: Path) -> bool:
+    """Whether a folder holds a whole studio, and what tells its content from another's.
+
+    Raises:
+        ConfigError: ``identity.json`` is damaged.
+    """
+    done = out / "identity.json"
+    return done.exists() and "content" in _record(done)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What ``identity.json`` or ``recipe.json`` says."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError("is not what `migcore studio` writes", where=path, hint="choose an empty folder")
+    return found
+
+
 def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, workers: int | None = None) -> Path:
     """Write a studio data set, or complete one that was cut off.
 
@@ -214,7 +236,7 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
         ``out``.
 
     Raises:
-        ConfigError: ``out`` holds a data set of another configuration or version.
+        ConfigError: ``out`` is a file, or holds a data set of another configuration or version, or other things.
         StorageError: the disk is full; what was written stays and is used by the next call.
         DataError: a file that was written cannot be read.
     """
@@ -222,14 +244,19 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
     films = plan(config)
     recipe = {"studio": STUDIO_VERSION, "config": asdict(config)}
     begun, done = out / "recipe.json", out / "identity.json"
+    if out.exists() and not out.is_dir():
+        raise ConfigError("is a file", where=out, hint="choose an empty folder, or the name of a new one")
     for path in (done, begun):
         if path.exists():
-            found = json.loads(path.read_text())
+            found = _record(path)
             if {k: found.get(k) for k in recipe} != json.loads(json.dumps(recipe)):
                 raise ConfigError(
                     "this folder holds a studio of another configuration", where=out, hint="choose an empty folder"
                 )
             if path == done:
+                # Written before contents were kept: the tables can still be held against what they should be.
+                if "content" not in found and found.get("identity") == _identity(out, films, config):
+                    write_json(done, {**found, "content": content_of(out, find_files(out).all)})
                 return out
     if out.exists() and not begun.exists() and any(out.iterdir()):
         raise ConfigError("this folder is not empty and holds no studio", where=out, hint="choose an empty folder")
@@ -259,8 +286,8 @@ def write_studio(out: Path, config: StudioConfig, *, progress: bool = True, work
                     raise StorageError(
                         "a process that draws films was ended from outside, or could not start",
                         where=out,
-                        hint="Is there memory left? A script that calls this needs `if __name__ == '__main__':`. Call "
-                        "again to complete the folder, with workers=1 if need be",
+                        hint="Is there memory left? A script that calls this needs `if __name__ == '__main__':`. Run "
+                        "it again to complete the folder",
                     ) from error
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
