@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -362,8 +361,6 @@ class Predict:
 
         if self.top < 1:
             raise ConfigError(f"the best {self.top} classes cannot be printed", hint="--top is at least one")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ConfigError(f"{self.fps:g} frames per second", hint="Give --fps a number above 0")
         config = _preset(self)
         predictor = load_predictor(config, self.seed, skeleton=self.skeleton is not None)
         answer = None if self.out is None else Answer(self.out, self.video, self.skeleton)

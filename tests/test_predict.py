@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from migcore import __version__, cli, experiments
 from migcore.answer import Answer
 from migcore.data.files import read_skeleton_csv, write_skeleton_csv
 from migcore.data.layouts import column_map
-from migcore.data.video import read_all
+from migcore.data.video import probe, read_all
 from migcore.errors import CheckpointError, ConfigError, DataError, StorageError
 from migcore.labels import CLASSES
 from migcore.models.weights import load_weights, tensor_hash
@@ -44,7 +45,8 @@ from migcore.predict import (
 )
 from migcore.presets import DataConfig, Preset, preset
 from migcore.report import plots
-from tests.data.tiny import write_film
+from tests.data.test_real_films import Look, with_cover, write
+from tests.data.tiny import moving_picture, write_film
 from tests.faults import a_user, disk, files, full_after, output_to
 from tests.test_experiments import FRAMES, SMALL, write_folder
 
@@ -333,6 +335,53 @@ def judge(settings: Preset, folder: Path, capsys: pytest.CaptureFixture[str]) ->
         return status, out.splitlines(), errors
 
     return call
+
+
+def test_films_of_phones_and_browsers_are_judged_upright_and_by_the_clock(judge: Judge, tmp_path: Path) -> None:
+    pictures = moving_picture(40, (96, 64), 0)[..., :1].repeat(3, axis=-1)  # grey: colours are stored at half the size
+    upright = write(tmp_path / "upright.mkv", pictures, qp="0")
+    lying = write(tmp_path / "lying.mp4", np.rot90(pictures, 1, axes=(1, 2)), look=Look(-90), qp="0")
+    assert probe(lying).size == probe(upright).size == (96, 64)
+    answers = [judge("--top", 32, of=path)[1][0] for path in (upright, lying)]
+    shares = [dict(re.findall(r"(\w[\w ]*?) (\d+) %", answer.split(" s ", 1)[1])) for answer in answers]
+    assert len(shares[0]) == 32 and shares[0] == shares[1]
+    skeleton = tmp_path / "lying.csv"
+    write_skeleton_csv(skeleton, np.tile([90.0, 30.0], (40, 35, 1)), np.ones((40, 35)))  # of the picture as stored
+    status, _, errors = judge("--skeleton", skeleton, of=lying)
+    assert status == 2 and "100% of the points lie outside of the film of 64 x 96 pixels" in errors
+
+    slow = [40 * n if n < 20 else 800 + 200 * (n - 20) for n in range(40)]
+    uneven = write(tmp_path / "uneven.mkv", pictures, times=slow)
+    status, lines, _ = judge("--stride", 2, "--out", tmp_path / "out", of=uneven)
+    windows = [line.split(" s ")[0].strip() for line in lines if " - " in line]
+    assert status == 0 and windows == ["0.00 - 2.00", "2.00 - 4.00", "2.60 - 4.64"]
+    rows = list(csv.DictReader((tmp_path / "out" / "uneven.csv").open()))
+    assert [(row["start_s"], row["end_s"]) for row in rows][:2] == [("0.000", "2.000"), ("2.000", "4.000")]
+
+
+def test_a_film_without_stamps_says_so_and_takes_a_rate(judge: Judge, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h264", moving_picture(40, (48, 64), 0))
+    status, lines, _ = judge(of=path)
+    assert status == 0 and lines[0].startswith("   0.00 - 1.60 s")
+    assert "note: the film has no time stamps: 25 frames a second are assumed (--fps gives others)" in lines
+    status, lines, _ = judge("--fps", 10, of=path)
+    assert status == 0 and lines[0].startswith("   0.00 - 2.00 s") and not any("time stamps" in line for line in lines)
+
+
+def test_a_film_that_cannot_be_judged_is_one_line(judge: Judge, tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.mkv", moving_picture(60, (48, 64), 0))
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    song = with_cover(tmp_path / "song.m4a", None)
+    parts = [write(tmp_path / f"{h}.h264", moving_picture(30, (h, 64), 0)).read_bytes() for h in (48, 64)]
+    (tmp_path / "sizes.h264").write_bytes(b"".join(parts))
+    for path, message in (
+        (tmp_path / "cut.mkv", "is no whole film: it is truncated after"),
+        (song, "has a cover picture, but no film"),
+        (tmp_path / "sizes.h264", "the size of its pictures changes: frame"),
+        (tmp_path, "cannot be read (Is a directory)"),
+    ):
+        status, lines, errors = judge(of=path)
+        assert status == 2 and not lines and errors.count("\n") == 1 and message in errors, errors
 
 
 @pytest.mark.parametrize(("size", "name"), [(20, ".0005.lock"), (400, "0005.csv"), (5000, "0005.png")])

@@ -4,8 +4,8 @@ Notable choices:
 * A name is a file of this machine, never an address: FFmpeg would read ``file:a.mp4`` or ``a:b.mp4`` as a protocol. A
   file that only lists other files (a playlist) is no film.
 * A cover picture is no film, though FFmpeg gives it as a video stream.
-* Whether a film was cut off is told by what its container declares: bytes (MP4, Matroska and WebM, AVI) and time. A
-  transport stream, or a recording that was streamed while it was made, declares neither.
+* Whether a film was cut off is told by what its container declares: bytes (MP4, Matroska and WebM, AVI, FLV, ASF) and
+  time. A transport stream, or a recording that was streamed while it was made, declares neither.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _LISTS = {"concat", "concatf", "dash", "hls", "imf", "sdp", "webm_dash_manifest"
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _TS, _STUFFING = 188, 0x1FFF
 """Bytes of a transport stream's packet, and the number of those that carry nothing."""
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _SLACK = 16
 """Bytes that a container may declare in excess: some writers count the header of a chunk twice."""
 
@@ -82,8 +83,8 @@ def declared_bytes(path: Path) -> int | None:
         path: a file of any kind.
 
     Returns:
-        bytes, from the file's beginning; None where the container does not tell (or is none of MP4, Matroska, WebM and
-        AVI).
+        bytes, from the file's beginning; None where the container does not tell (or is none of MP4, Matroska, WebM,
+        AVI, FLV and ASF).
 
     Raises:
         DataError: the file cannot be read.
@@ -104,6 +105,8 @@ def declared_bytes(path: Path) -> int | None:
             if head[:4] == b"\x1a\x45\xdf\xa3":
                 length, at = _segment(read) or (None, 0)
                 return None if length is None else at + length
+            if head[:3] == b"FLV" or head[:4] == b"\x30\x26\xb2\x75":
+                return _told(read(0, 1 << 16))
     except OSError as error:
         raise unreadable(path, error) from error
     return None
@@ -133,6 +136,18 @@ def _riff(read: Callable[[int, int], bytes], size: int) -> Iterator[int]:
             return
         at += 8 + length + length % 2
         yield at
+
+
+def _told(head: bytes) -> int | None:
+    """The file's size as the header of an FLV or ASF (Windows Media) film tells it."""
+    if head[:3] == b"FLV":
+        at = head.find(b"filesize\x00") + len(b"filesize\x00")
+        size = struct.unpack(">d", head[at : at + 8])[0] if at + 8 <= len(head) and at > 8 else 0.0
+        return int(size) if 0 < size < 1 << 60 else None
+    at = head.find(_ASF_PROPERTIES)
+    told = struct.unpack("<Q", head[at + 40 : at + 48])[0] if 0 <= at <= len(head) - 92 else 0
+    streamed = told and head[at + 88] & 1  # a broadcast: its sizes mean nothing
+    return told if told and not streamed else None
 
 
 def _segment(read: Callable[[int, int], bytes]) -> tuple[int | None, int] | None:
@@ -241,12 +256,23 @@ def declared_end(path: Path, container: InputContainer, stream: VideoStream) -> 
     """
     names = set(container.format.name.split(","))
     if names & {"matroska", "webm"}:
-        return _clock(stream.metadata.get("DURATION", "")), _matroska_end(path)
+        return _clock(_tag(stream, "DURATION")), _matroska_end(path)
     if names & {"mov", "avi"} and stream.duration is not None and stream.time_base is not None:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base), float("-inf")
     if names & {"flv", "asf"} and container.duration is not None:
         return float("-inf"), container.duration / av.time_base
     return None
+
+
+def declared_frames(stream: VideoStream) -> int:
+    """Packets that a Matroska or WebM film's statistics count; 0 where it has none."""
+    text = _tag(stream, "NUMBER_OF_FRAMES")
+    return int(text) if text.isdecimal() else 0
+
+
+def _tag(stream: VideoStream, name: str) -> str:
+    """A tag, whatever the language that it is in: NAME or NAME-eng."""
+    return next((value for key, value in stream.metadata.items() if key.split("-")[0] == name), "").strip()
 
 
 def _clock(text: str) -> float:

@@ -93,7 +93,8 @@ class Film:
             ConfigError: the rate is not known, or is not above 0.
         """
         if fps is not None and not 0 < fps < np.inf:
-            raise ConfigError(f"{fps:g} frames per second", hint="the rate is above 0: --fps 25 (fps=25 in Python)")
+            hint = "Give --fps a number above 0, such as 25 (fps=25 in Python)"
+            raise ConfigError(f"{fps:g} frames per second", hint=hint)
         if isinstance(video, (str, Path)):
             path = Path(video)
             size, times = probe(path).size, frame_times(path)

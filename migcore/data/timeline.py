@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from migcore.data.containers import check_bytes, declared_end, lost_packets, open_film, unreadable
+from migcore.data.containers import check_bytes, declared_end, declared_frames, lost_packets, open_film, unreadable
 from migcore.errors import DataError
 
 _WHOLE_FRAMES = {"mov", "mp4", "matroska", "webm"}
@@ -103,7 +103,7 @@ def _film_index(path: Path, size: int, time_ns: int) -> FilmIndex:
         names = set(container.format.name.split(","))
         clear = stream.codec_context.codec.canonical_name in _ONE_TO_ONE and bool(names & _WHOLE_FRAMES)
         clear = clear and bool(packets) and packets[0].key
-    index = _by_packets(packets, path, step, clear) or _by_decoding(path, step, float(rate or 0))
+    index = _by_packets(packets, path, step, float(rate or 0), clear) or _by_decoding(path, step, float(rate or 0))
     if not index.frames:
         raise DataError("has no frames", where=path, hint="Fetch or copy the film again")
     return index
@@ -157,18 +157,21 @@ def _ends_early(packets: list[_Packet], others: float, declared: tuple[float, fl
     longest = max([packet.duration for packet in packets] + np.diff(stamps).tolist(), default=0) * unit
     of_pictures, of_all = declared
     short = [of_pictures - end > 2 * longest] if np.isfinite(of_pictures) else []
+    if counted := declared_frames(stream):
+        short.append(len(packets) < counted)
     if np.isfinite(of_all):
         short.append(of_all - max(end, others) > max(2 * longest, 0.5))
     return bool(short) and all(short)
 
 
-def _by_packets(packets: list[_Packet], path: Path, unit: float, clear: bool) -> FilmIndex | None:
+def _by_packets(packets: list[_Packet], path: Path, unit: float, rate: float, clear: bool) -> FilmIndex | None:
     """The index that the packets tell, or None if they do not tell which frames a decode gives, and in which order.
 
     Args:
         packets: in the file's order.
         path: the film.
         unit: seconds of a stamp's step.
+        rate: mean frames per second by the header, 0 if it tells none.
         clear: container and codec keep a shown frame for each packet, and the film begins with a key frame; else what
             is shown is seen by decoding the beginning.
     """
@@ -191,13 +194,15 @@ def _by_packets(packets: list[_Packet], path: Path, unit: float, clear: bool) ->
     known = np.sort(np.array(stamps, dtype=np.int64))
     lasts = {packet.pts: packet.duration for packet in shown}
     numbers = np.searchsorted(known, np.sort(np.array([key for key in keys if key in set(stamps)], dtype=np.int64)))
-    return FilmIndex(_seconds(known, lasts.get(int(known[-1]), 0), unit), True, known, numbers)
+    return FilmIndex(_seconds(known, lasts.get(int(known[-1]), 0), unit, rate), True, known, numbers)
 
 
-def _seconds(stamps: np.ndarray, last: int, unit: float) -> np.ndarray:
+def _seconds(stamps: np.ndarray, last: int, unit: float, rate: float) -> np.ndarray:
     """[T + 1] seconds from the first of rising stamps, the last frame being shown as long as it says or others are."""
     steps = np.diff(stamps)
-    lasting = last if last > 0 else (float(np.median(steps)) if len(steps) else 0)
+    lasting: float = last
+    if last <= 0:
+        lasting = float(np.median(steps)) if len(steps) else (1 / rate / unit if rate else 0)
     return np.append(stamps - stamps[0], stamps[-1] - stamps[0] + lasting) * unit
 
 
@@ -229,7 +234,7 @@ def _by_decoding(path: Path, unit: float, rate: float) -> FilmIndex:
                 keys.append(number)
     known = np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
     if len(known) and len(known) == len(stamps) and (np.diff(known) > 0).all():
-        return FilmIndex(_seconds(known, last, unit), True, known, np.array(keys, dtype=np.int64))
+        return FilmIndex(_seconds(known, last, unit, rate), True, known, np.array(keys, dtype=np.int64))
     if len(known) < 2:
         times = np.arange(len(stamps) + 1) / rate if rate else np.zeros(len(stamps) + 1)
         return FilmIndex(times, False, None, np.array(keys, dtype=np.int64))

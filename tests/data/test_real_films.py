@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from tiny import moving_picture, write_film
 
 from migcore.data.containers import declared_bytes
 from migcore.data.video import check_pictures, frame_times, has_stamps, probe, read_all, read_frames
 from migcore.errors import DataError
+from tests.data.tiny import moving_picture, write_film
 
 SIZE = (32, 48)
 
@@ -152,12 +152,12 @@ def test_what_a_decoder_refuses_before_the_first_key_frame_does_not_count(tmp_pa
     assert np.array_equal(shown(path), stored(whole)[10:])
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4", "a.avi", "a.mov"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4", "a.avi", "a.mov", "a.flv", "a.asf"])
 @pytest.mark.parametrize("part", [0.5, 0.9, 0.995])
 def test_a_film_that_was_cut_off_is_told(tmp_path: Path, name: str, part: float) -> None:
     codec, options = ("libvpx", {}) if name.endswith("webm") else ("libx264", {})
-    if name.endswith("avi"):
-        codec = "mpeg4"
+    if name.endswith(("avi", "asf")):
+        codec = "mpeg4" if name.endswith("avi") else "msmpeg4"
     path = write(tmp_path / name, moving_picture(60, SIZE, 0), codec=codec, **options)
     assert declared_bytes(path) == path.stat().st_size and probe(path).frames == 60
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
@@ -190,6 +190,26 @@ def test_a_matroska_film_of_unknown_length_is_compared_with_its_seconds(tmp_path
     assert probe(path).frames == 60
     path.write_bytes(whole[: len(whole) * 6 // 10])
     assert 10 < probe(path).frames < 60 and np.array_equal(shown(path), stored(path))
+
+
+def test_counted_packets_tell_that_a_film_was_cut_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mkv", moving_picture(60, SIZE, 0), **{"x264-params": "keyint=10:scenecut=0"})
+    unknown_length(path)
+    data = path.read_bytes().replace(b"\x44\x89", b"\xec\x8a").replace(b"DURATION", b"DURABION")
+    written, counted = b"\x45\xa3\x88DURABION", b"\x45\xa3\x90NUMBER_OF_FRAMES"
+    assert data.count(written) == 1
+    at = data.index(written)
+    value = data.index(b"\x44\x87", at)  # the tag's text, which gives the longer name its eight bytes
+    text = data[value + 3 : value + 3 + (data[value + 2] & 0x7F)]
+    shorter = b"60".ljust(len(text) - 8, b"\x00")
+    path.write_bytes(
+        data[:at] + counted + data[at + len(written) : value + 2] + bytes([0x80 | len(shorter)]) + shorter
+        + data[value + 3 + len(text) :]
+    )  # fmt: skip
+    assert probe(path).frames == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(DataError, match=r"is truncated after \d\d frames"):
+        probe(path)
 
 
 def test_a_copied_tag_alone_does_not_make_a_film_truncated(tmp_path: Path) -> None:
