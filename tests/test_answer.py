@@ -16,7 +16,13 @@ from migcore.presets import preset
 from tests.faults import files
 
 FOUND = Prediction(
-    ("a", "b"), np.array([[0, 2], [1, 3]]), 2.0, np.array([[0.5, 0.5], [1, 0]]), {"x": 1.0}, ("careful",)
+    ("a", "b"),
+    np.array([[0, 2], [1, 3]]),
+    np.array([[0, 1], [0.5, 1.5]]),
+    2.0,
+    np.array([[0.5, 0.5], [1, 0]]),
+    {"x": 1.0},
+    ("careful",),
 )
 
 

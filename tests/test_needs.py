@@ -106,7 +106,7 @@ def test_training_needs_training_clips(name: str, whole: Path, tmp_path: Path) -
 def test_every_training_clip_has_a_label(name: str, whole: Path, tmp_path: Path) -> None:
     root = edited(whole, tmp_path / "set", "", "", "0002")
     told = refused(name, small(root))
-    assert "1 of 5 clips of split train have none, the first 0002_0" in told and "Add 0002_label.csv" in told
+    assert "0002: has no 0002_label.csv. Add it" in told or "clips: has no 0002_label.csv. Add it" in told
 
 
 @pytest.mark.usefixtures("untrained")
@@ -198,7 +198,7 @@ def test_a_fold_of_data_with_a_validation_split_is_refused(whole: Path) -> None:
 
 def test_more_parts_than_subjects_are_refused(whole: Path, tmp_path: Path) -> None:
     root = edited(whole, tmp_path / "set", ",val,", ",train,")
-    with pytest.raises(ConfigError, match=r"data\.fold=1/5, but there are 4 training subject"):
+    with pytest.raises(ConfigError, match=r"data\.fold=1/5, but the number of training subjects is 4"):
         experiments.dataset(small(root, data__fold="1/5"))
 
 

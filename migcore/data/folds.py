@@ -72,7 +72,7 @@ def hold_out(index: ClipIndex, fold: str) -> ClipIndex:
     subjects = training_subjects(index)
     if of > len(subjects):
         raise ConfigError(
-            f"data.fold={fold}, but there are {len(subjects)} training subject(s)",
+            f"data.fold={fold}, but the number of training subjects is {len(subjects)}",
             where=index.root,
             hint="There are at most as many parts as subjects (videos, where subjects are not known)",
         )

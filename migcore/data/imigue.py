@@ -249,10 +249,10 @@ def open_dataset(
         split, subject = (miga, "") if assigned is None else assigned.get(video, ("", ""))
         if labelled:
             _add_labelled(found, files, video, split, subject, first_frame)
-        elif split in ("train", "val"):
+        elif split == "train" or (split == "val" and video not in files.precut):
             where, hint = files.place(video), "Add it or take the video off splits.csv"
             found.bad.append((video, DataError(f"has no {video}_label.csv", where=where, hint=hint)))
-        elif video in files.precut:
+        elif video in files.precut:  # labels of validation and test may be withheld
             _add_unlabelled(found, files, video, split, subject)
     if check:
         found = _checked(found, files, columns)

@@ -17,7 +17,7 @@ from migcore.presets import Preset
 from migcore.recipes.job import SPLITS
 
 Need = Literal["train", "batch", "subjects", "val", "judged"]
-"""Training clips that all have a label; as many as a batch of the small probes; training subjects to hold out; a
+"""Training clips (which have a label, or the data set is refused); as many as a batch of the small probes; training subjects to hold out; a
 validation clip with a label; a clip of validation or test, labelled or not."""
 PROBE_BATCH = 32
 """Clips of a batch of :mod:`migcore.studio.probes`, which leaves out what does not fill one."""
@@ -39,8 +39,8 @@ def check_needs(name: str, needs: tuple[Need, ...], index: ClipIndex, preset: Pr
         preset: of the run.
 
     Raises:
-        DataError: a split that is needed has no clips, or none with a label, or a training clip has none; says which,
-            in which folder, and what can be done.
+        DataError: a split that is needed has no clips, or none with a label; says which, in which folder, and what
+            can be done.
         ConfigError: the linear probe would hold out all training subjects.
 
     Warns:
@@ -58,18 +58,9 @@ def check_needs(name: str, needs: tuple[Need, ...], index: ClipIndex, preset: Pr
 
 
 def _train(name: str, index: ClipIndex, preset: Preset) -> None:
-    clips = index.split("train")
-    if not clips:
+    if not index.split("train"):
         there_are_none = f"{name} needs clips of split train, and there are none"
         raise DataError(there_are_none, where=index.root, hint=_list_as("train", index))
-    bare = [clip for clip in clips if clip.label == UNLABELLED]
-    if bare:
-        raise DataError(
-            f"{name} needs labels, and {len(bare)} of {len(clips)} clips of split train have none, the first"
-            f" {bare[0].id}",
-            where=index.root,
-            hint=f"Add {bare[0].video}_label.csv, or list the video as test in splits.csv",
-        )
 
 
 def _batch(name: str, index: ClipIndex, preset: Preset) -> None:

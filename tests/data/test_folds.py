@@ -42,7 +42,9 @@ def test_all_folds_together_validate_every_training_clip_once(
     index = index_of(*videos)
     subjects = training_subjects(index)
     if of > len(subjects):
-        with pytest.raises(ConfigError, match=rf"data\.fold=1/{of}, but there are {len(subjects)} training subjects"):
+        with pytest.raises(
+            ConfigError, match=rf"data\.fold=1/{of}, but the number of training subjects is {len(subjects)}"
+        ):
             hold_out(index, f"1/{of}")
         return
     shuffled = list(index.clips)
