@@ -17,8 +17,8 @@ from migcore.presets import Preset
 from migcore.recipes.job import SPLITS
 
 Need = Literal["train", "batch", "subjects", "val", "judged"]
-"""Training clips (which have a label, or the data set is refused); as many as a batch of the small probes; training subjects to hold out; a
-validation clip with a label; a clip of validation or test, labelled or not."""
+"""Training clips (they have labels, or the data set is refused); as many as a batch of the small probes; training
+subjects to hold out; a validation clip with a label; a clip of validation or test, labelled or not."""
 PROBE_BATCH = 32
 """Clips of a batch of :mod:`migcore.studio.probes`, which leaves out what does not fill one."""
 FOLDS = 5
