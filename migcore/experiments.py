@@ -57,7 +57,7 @@ from migcore.recipes.needs import Need, check_needs
 from migcore.recipes.skeleton import TEXTS_FROM
 from migcore.recipes.student import init_identity, without_decay
 from migcore.studio.dataset import STUDIO_VERSION, is_finished, write_studio
-from migcore.training import make_accelerator
+from migcore.training import first_says, launched, make_accelerator
 from migcore.watch import in_notebook, watched
 
 WEIGHTS = "weights.safetensors"
@@ -281,6 +281,7 @@ _SKELETON = (
     "migcore.heatmaps",
     "migcore.models.posec3d",
     "migcore.training",
+    "migcore.models.shares",
     "migcore.recipes.job:summary,measure",
     "migcore.recipes.skeleton",
 )
@@ -302,6 +303,7 @@ _STUDENT = (
     "migcore.models.vclip",
     "migcore.models.interpolate:running_average",
     "migcore.training",
+    "migcore.models.shares",
     "migcore.recipes.job:summary,measure",
     "migcore.recipes.student",
 )
@@ -316,7 +318,7 @@ _KEYPOINTS = (
     "migcore.data.imigue:read_clip_skeleton,_skeleton_of_film",
     "migcore.data.layouts",
 )
-_TRAINING = ("migcore.training", "migcore.recipes.job:summary,measure")
+_TRAINING = ("migcore.training", "migcore.models.shares", "migcore.recipes.job:summary,measure")
 _FILM = (*_CLIPS, *_DECODING, *_TRAINING)
 
 
@@ -610,7 +612,7 @@ def _run_many(
         _run_many(missing, seed, processes, weights=False)
         wanted = {this: job for this, job in wanted.items() if this not in first or weights}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(len(wanted), processes, cores) > 1 and not torch.cuda.is_available():
+    if min(len(wanted), processes, cores) > 1 and not torch.cuda.is_available() and launched() == 1:
         threads = max(1, cores // min(len(wanted), processes))
         context = multiprocessing.get_context("spawn")
         ways = {this: (name, seed if experiment(name).random else 0) for this, (name, _) in wanted.items()}
@@ -635,11 +637,12 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
         for other in this.depends:
             _run(other, preset, seed, index, wait, weights)
     this_key = key(name, preset, seed, data)
-    found = book.get(this_key)
+    accelerator = make_accelerator(preset.train_posec3d)
+    found = first_says(accelerator, lambda: book.get(this_key))
     if found is not None and not (weights and _lacks_weights(found)):
         return found
     inputs = {other: _run(other, preset, seed, index, wait) for other in this.depends}
-    accelerator = make_accelerator(preset.train_posec3d)
+    accelerator = make_accelerator(preset.train_posec3d)  # another recipe may have made one of its own
     planned = Run(
         key=this_key,
         experiment=name,
@@ -663,8 +666,14 @@ def _run(name: str, preset: Preset, seed: int, index: ClipIndex, wait: bool, wei
         texts={o: book.load_arrays(r, "text")["embeddings"] for o, r in inputs.items() if EXPERIMENTS[o].texts},
         main=accelerator.is_main_process,
     )
-    with book.writer(planned, wait=wait) if job.main else contextlib.nullcontext(False) as waited:
-        found = book.get(this_key) if waited else None
+    with contextlib.ExitStack() as held:
+
+        def made_meanwhile() -> Run | None:
+            """Be the one that writes this run; its record, if another process has finished it while this one waited."""
+            waited = held.enter_context(book.writer(planned, wait=wait))
+            return book.get(this_key) if waited else None
+
+        found = first_says(accelerator, made_meanwhile)
         if found is not None:
             return found
         started = time.perf_counter()

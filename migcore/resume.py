@@ -130,7 +130,7 @@ def load_checkpoint(
             tensors, state = _read(path)
         except CheckpointError as error:
             print(f"migcore: {error}; going back to the checkpoint before", file=sys.stderr)
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may have found it too
             continue
         if state.pop("identity") != identity:
             hint = "Give the run another folder, or delete this one"

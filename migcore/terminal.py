@@ -25,10 +25,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 @contextlib.contextmanager
 def terminal() -> Iterator[None]:
-    """While the body runs, standard output and error may lose their readers, and each warning is one line, once."""
-    out, errors = _Stream(sys.stdout), _Stream(sys.stderr, fails=False)
+    """While the body runs, standard output and error may lose their readers, and each warning is one line, once.
+
+    Of processes that were launched together the first one speaks; the others tell their errors alone.
+    """
+    first = os.environ.get("RANK", "0") == "0"
+    out, errors = _Stream(sys.stdout if first else None), _Stream(sys.stderr, fails=False)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), warnings.catch_warnings():
-        warnings.showwarning = _notes()
+        warnings.showwarning = _notes() if first else lambda *_, **__: None
         yield
 
 

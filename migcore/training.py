@@ -4,9 +4,12 @@ Loss, data and model do not know each other: :func:`fit` is given a module, a da
 two to a loss. Legend: B clips, K views of a clip, C classes. Notable choices:
 
 * nothing random has a state to save: the order of an epoch and the drop-out of a step are drawn from (seed, epoch) and
-  (seed, step), so that a run resumed from any step continues bit for bit, and the caller's generators stay untouched;
+  (seed, step), so that a run resumed from any step continues as if it had not been stopped (on a CPU with as many
+  threads bit for bit; a GPU adds some sums in any order), and the caller's generators stay untouched;
 * the learning rate is a pure function of the step, for the same reason;
-* a batch is the batch of all processes together: more accelerators make it faster, not different.
+* a batch is the batch of all processes together, and what is drawn for its clips does not depend on who has them
+  (:mod:`migcore.models.shares`): more accelerators make it faster, not different. Sums are added in another order, so
+  that weights agree to some 1e-6, and to 1e-4 with batch norm.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, default_collate
 from tqdm.auto import tqdm
@@ -32,8 +36,10 @@ from tqdm.auto import tqdm
 from migcore.errors import ConfigError, MigcoreError
 from migcore.ledger import NO_NUMBERS, canonical_json
 from migcore.models.interpolate import running_average
+from migcore.models.shares import Share, sharing, synchronised
 from migcore.resume import Interrupts, Progress, load_checkpoint, save_checkpoint
 
+T = TypeVar("T")
 Batch = dict[str, Any]
 LossFunction = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 """(model, batch) → (loss, a scalar; logits [B, C])."""
@@ -172,14 +178,39 @@ def seeded(*entropy: int) -> Iterator[None]:
         yield
 
 
+def launched() -> int:
+    """How many processes were launched together, as by ``torchrun``; 1 for this one alone."""
+    return int(os.environ.get("WORLD_SIZE", "1") or 1)
+
+
+def first_says(accelerator: Accelerator, find_out: Callable[[], T]) -> T:
+    """What the first process finds out, for all of them; an error of migcore's is raised in all.
+
+    Args:
+        accelerator: knows the processes.
+        find_out: called in the first process alone; its result can be sent to the others.
+    """
+    if accelerator.num_processes == 1:
+        return find_out()
+    told: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            told = [find_out(), None]
+        except MigcoreError as error:
+            told = [None, (type(error), str(error))]
+    broadcast_object_list(told)
+    if told[1] is not None:
+        kind, message = told[1]
+        raise kind(message)
+    return cast(T, told[0])
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator of the configured precision and device, also when an earlier one of this process had others."""
     precision = "bf16" if config.precision == "bf16" else "no"
-    arguments: dict[str, Any] = {
-        "mixed_precision": precision,
-        "cpu": config.device == "cpu",
-        "dataloader_config": DataLoaderConfiguration(split_batches=True),
-    }
+    # Without this, processes that were launched together on CPUs would each be a world of its own.
+    no_device = launched() > 1 and not torch.cuda.is_available()
+    arguments: dict[str, Any] = {"mixed_precision": precision, "cpu": config.device == "cpu" or no_device}
     state = AcceleratorState._shared_state
     if state and (state.get("_mixed_precision"), bool(state.get("_cpu"))) != (precision, arguments["cpu"]):
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -194,10 +225,12 @@ def device_name(device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def _prepared(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]:
+def _prepared(accelerator: Accelerator, model: nn.Module, *, trained: bool) -> Iterator[nn.Module]:
     """The model on its device, its forward under autocast; afterwards it is the plain module again."""
+    several = trained and accelerator.num_processes > 1
     try:
-        yield accelerator.prepare_model(model)
+        with synchronised(model) if several else contextlib.nullcontext():
+            yield accelerator.prepare_model(model, evaluation_mode=not trained)
     finally:
         # Accelerate patches the instance; its own unwrapping leaves a bound method behind, which breaks deepcopy.
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
@@ -205,17 +238,32 @@ def _prepared(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]
 
 
 class _Batches(Sampler[list[int]]):
-    """Indices in a given order, in batches, from a given batch on."""
+    """Indices in a given order, in batches, from a given batch on; of each batch the share of one process.
 
-    def __init__(self, order: Sequence[int], batch_size: int, first: int = 0) -> None:
-        self.order, self.batch_size, self.first, self.drop_last = list(order), batch_size, first, False
+    Shares are equal to a clip. A process whose share is empty is given the batch's first clip, to compute along.
+    """
+
+    def __init__(
+        self, order: Sequence[int], batch_size: int, first: int = 0, process: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.order, self.batch_size, self.process = list(order), batch_size, process
+        self.begins = range(first * batch_size, len(self.order), batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for i in range(self.first * self.batch_size, len(self.order), self.batch_size):
-            yield self.order[i : i + self.batch_size]
+        for begin, share in zip(self.begins, self.shares(), strict=True):
+            yield self.order[begin + share.first : begin + share.first + max(share.clips, 1)]
+
+    def shares(self) -> Iterator[Share]:
+        """Which part of each batch this process has."""
+        rank, world = self.process
+        for begin in self.begins:
+            total = min(self.batch_size, len(self.order) - begin)
+            each, more = divmod(total, world)
+            clips = each + (rank < more)
+            yield Share(rank * each + min(rank, more) if clips else 0, clips, total)
 
     def __len__(self) -> int:
-        return max(math.ceil(len(self.order) / self.batch_size) - self.first, 0)
+        return len(self.begins)
 
 
 # ----------------------------------------------------------------------------------------------- optimiser and schedule
@@ -294,7 +342,7 @@ def extract(
 ) -> Outputs:
     """:func:`evaluate` for anything else than logits: ``function`` gives [B, …], and nothing is averaged."""
     accelerator = make_accelerator(config)
-    with Interrupts() as interrupts, _prepared(accelerator, model) as prepared:
+    with Interrupts() as interrupts, _prepared(accelerator, model, trained=False) as prepared:
         try:
             return _Loop(accelerator, prepared, config, interrupts, collate).extract(dataset, function, title)
         except _Stopped:
@@ -348,7 +396,7 @@ def fit(
     if len(train) == 0:
         raise ConfigError("there is no clip to train on", hint="`migcore check` lists the clips of each split")
     accelerator = make_accelerator(config)
-    with Interrupts() as interrupts, _prepared(accelerator, model) as prepared:
+    with Interrupts() as interrupts, _prepared(accelerator, model, trained=True) as prepared:
         loop = _Loop(accelerator, prepared, config, interrupts, collate, seed, len(train))
         optimizer = make_optimizer(model, config)
         identity = {"config": json.loads(canonical_json(config)), "seed": seed, "clips": len(train)}
@@ -379,7 +427,9 @@ def fit(
                     row |= {f"val_{key}": value for key, value in values.items()}
                 progress = Progress(step=progress.step, history=[*progress.history, row])
                 if 0 < config.average_from <= epoch + 1:
-                    mean = running_average(mean, model.state_dict(), epoch + 1 - config.average_from)
+                    # On the CPU always: a resumed run has it there, and a GPU rounds a division otherwise.
+                    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+                    mean = running_average(mean, weights, epoch + 1 - config.average_from)
                 save()
         except _Stopped:
             save()
@@ -411,7 +461,10 @@ class _Loop:
     def steps_per_epoch(self) -> int:
         return math.ceil(self.clips / self.config.batch_size)
 
-    def loader(self, dataset: ClipDataset, batches: _Batches) -> Any:
+    def batches(self, dataset: ClipDataset, order: Sequence[int], first: int = 0) -> Iterator[tuple[Batch, Share]]:
+        """This process' share of each batch, on the device, from a given batch on."""
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        batches = _Batches(order, self.config.batch_size, first, process)
         loader: DataLoader[Any] = DataLoader(
             dataset,  # type: ignore[arg-type]  # a protocol, not a subclass of Dataset
             batch_sampler=batches,
@@ -420,7 +473,9 @@ class _Loop:
             pin_memory=self.accelerator.device.type == "cuda",
             generator=generator(0),  # else the loader draws a seed for its workers from torch's global generator
         )
-        return self.accelerator.prepare_data_loader(loader)
+        device = self.accelerator.device
+        for batch, share in zip(loader, batches.shares(), strict=True):
+            yield send_to_device(batch, device, non_blocking=device.type == "cuda"), share
 
     def check_stop(self) -> None:
         """Raise _Stopped if any process was asked to stop."""
@@ -446,7 +501,7 @@ class _Loop:
         order = torch.randperm(len(dataset), generator=generator(self.seed, epoch)).tolist()
         self.model.train()
         bar = tqdm(
-            self.loader(dataset, _Batches(order, self.config.batch_size, done)),
+            self.batches(dataset, order, done),
             desc=title,
             total=self.steps_per_epoch,
             initial=done,
@@ -456,8 +511,8 @@ class _Loop:
         )
         started = time.perf_counter() - progress.seconds
         with bar:
-            for batch in bar:
-                total, hits, seen = self.step(loss, optimizer, batch, progress.step)
+            for batch, share in bar:
+                total, hits, seen = self.step(loss, optimizer, batch, share, progress.step)
                 progress.step += 1
                 progress.loss += total
                 progress.hits += hits
@@ -467,21 +522,23 @@ class _Loop:
                 self.check_stop()
 
     def step(
-        self, loss: LossFunction, optimizer: torch.optim.Optimizer, batch: Batch, step: int
+        self, loss: LossFunction, optimizer: torch.optim.Optimizer, batch: Batch, share: Share, step: int
     ) -> tuple[float, int, int]:
         """One update; loss times clips, right answers and clips, summed over the processes."""
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps_per_epoch, self.config)
-        with seeded(self.seed, step, self.accelerator.process_index):
+        # All processes draw the same, and each takes what belongs to its clips.
+        with seeded(self.seed, step), sharing(share):
             value, logits = loss(self.model, batch)
-        labels = torch.as_tensor(batch["label"], device=logits.device)
-        hits = (logits.detach().argmax(-1) == labels).sum()
-        numbers = torch.stack([value.detach() * len(labels), hits, torch.full_like(hits, len(labels))])
+            labels = torch.as_tensor(batch["label"], device=logits.device)
+            hits = (logits.detach().argmax(-1) == labels).sum() * bool(share.clips)
+            numbers = torch.stack([value.detach() * share.clips, hits, torch.full_like(hits, share.clips)])
         total, right, seen = self.accelerator.reduce(numbers, reduction="sum").tolist()
         if not math.isfinite(total):
             raise _not_finite(self.accelerator.unwrap_model(self.model), step)
         optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(value)
+        # Gradients are averaged over the processes: weighted so, that is the mean over the clips of the whole batch.
+        self.accelerator.backward(value * (share.clips * self.accelerator.num_processes / share.total))
         if self.config.clip_norm > 0:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         optimizer.step()
@@ -492,17 +549,23 @@ class _Loop:
         if len(dataset) == 0:
             raise ConfigError("there is no clip to evaluate", hint="`migcore check` lists the clips of each split")
         self.model.eval()
-        gathered: list[tuple[Tensor, Tensor]] = []
-        loader = self.loader(dataset, _Batches(range(len(dataset)), self.config.batch_size))
+        model = self.accelerator.unwrap_model(self.model)  # nothing is averaged here
+        found: list[tuple[int, Tensor, Tensor]] = []
         quiet = None if self.accelerator.is_main_process else True
-        with torch.inference_mode(), tqdm(loader, desc=title, unit="batch", leave=False, disable=quiet) as bar:
-            for batch in bar:
-                labels = torch.as_tensor(batch["label"], device=self.accelerator.device)
-                pair = function(self.model, batch), labels
-                gathered.append(tuple(x.cpu() for x in self.accelerator.gather_for_metrics(pair)))
+        batches, size = self.batches(dataset, range(len(dataset))), self.config.batch_size
+        total = math.ceil(len(dataset) / size)
+        with (
+            torch.inference_mode(),
+            tqdm(batches, desc=title, total=total, unit="batch", leave=False, disable=quiet) as bar,
+        ):
+            for number, (batch, share) in enumerate(bar):
+                values, labels = function(model, batch), torch.as_tensor(batch["label"])
+                if share.clips:
+                    found.append((number * size + share.first, values.cpu(), labels.cpu()))
                 self.check_stop()
-        values, labels = (torch.cat(x) for x in zip(*gathered, strict=True))
-        return Outputs(values, labels.long())
+        if self.accelerator.num_processes > 1:
+            found = sorted(gather_object(found), key=lambda each: each[0])
+        return Outputs(torch.cat([each[1] for each in found]), torch.cat([each[2] for each in found]).long())
 
 
 def _not_finite(model: nn.Module, step: int) -> MigcoreError:

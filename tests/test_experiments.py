@@ -141,10 +141,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     monkeypatch.setenv("MIGCORE_RUNS", str(tmp_path / "other"))
     step = training._Loop.step
 
-    def interrupted(self: Any, loss: Any, optimizer: Any, batch: Any, number: int) -> Any:
+    def interrupted(self: Any, loss: Any, optimizer: Any, batch: Any, share: Any, number: int) -> Any:
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, loss, optimizer, batch, number)
+        return step(self, loss, optimizer, batch, share, number)
 
     with monkeypatch.context() as patch:
         patch.setattr(training._Loop, "step", interrupted)

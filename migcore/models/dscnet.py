@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
 from migcore.models.backbone import Pretrained, check_pretrained, image_backbone
+from migcore.models.shares import Dropout
 from migcore.models.weights import load_into
 
 _WIDTHS = ((44, 60), (48, 80), (56, 120), (160, 160), (72, 200), (240, 240), (320, 320))
@@ -123,7 +124,7 @@ class SparseMSST(nn.Module):
             )
             self.avgpool = _halve_keypoints(outputs[2])
             self.avgpool2 = _halve_keypoints(outputs[4])
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = Dropout(config.dropout)
             self.last_linear = nn.Linear(outputs[-1], config.num_classes)
         self.to_empty(device="cpu")
         self._initialise(generator)
@@ -367,7 +368,7 @@ class DenseStream(nn.Module):
         for block in blocks:
             block.add_module("conv1", TemporalShift(block.conv1, config.segments, 1 / config.shift_div))
         self.stmem = STMEM(config.window, generator=generator)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         with torch.device("meta"):
             self.fc = nn.Linear(width, config.num_classes)
         self.fc.to_empty(device="cpu")

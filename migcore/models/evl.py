@@ -30,6 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
+from migcore.models.shares import Dropout
 from migcore.models.weights import load_into
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class _MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.fc1, self.dropout, self.fc2 = nn.Linear(width, hidden), nn.Dropout(dropout), nn.Linear(hidden, width)
+        self.fc1, self.dropout, self.fc2 = nn.Linear(width, hidden), Dropout(dropout), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -339,7 +340,7 @@ class EVL(nn.Module):
         self.decoder = Decoder(config, width, grid, generator=generator)
         with torch.random.fork_rng(devices=[]):
             head = nn.Linear(width, config.num_classes)
-        self.proj = nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), head)
+        self.proj = nn.Sequential(nn.LayerNorm(width), Dropout(config.dropout), head)
         nn.init.normal_(head.weight, std=_STD, generator=generator)
         nn.init.zeros_(head.bias)
 

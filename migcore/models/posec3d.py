@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from migcore.errors import ConfigError, DataError
+from migcore.models.shares import Dropout
 
 _EXPANSION = 4
 _STRIDES = ((1, 2, 2), (1, 2, 2), (2, 2, 2))
@@ -154,7 +155,7 @@ class Head(nn.Module):
     def __init__(self, config: PoseC3DConfig) -> None:
         super().__init__()
         self.series = config.embed_dim > 0 and config.embedding == "series"
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.fc_cls = nn.Linear(config.embed_dim if self.series else config.feature_channels, config.num_classes)
         self.fc_emb: nn.Linear | None = None
         if config.embed_dim:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from einops import rearrange
 from torch import Tensor
 
 from migcore.errors import ConfigError, DataError
+from migcore.models.shares import drawn
 
 
 def count(share: float, patches: int) -> int:
@@ -142,9 +144,9 @@ def chance(x_BTLD: Tensor, seed: int | None) -> Tensor:
     """
     batch, frames, patches = x_BTLD.shape[0], x_BTLD.shape[1], x_BTLD.shape[2] - 1
     if seed is None:
-        return torch.rand(batch, frames, patches, device=x_BTLD.device)
-    drawn = torch.rand(frames, patches, generator=torch.Generator().manual_seed(seed))
-    return drawn.to(x_BTLD.device).expand(batch, -1, -1)
+        return drawn((batch, frames, patches), partial(torch.rand, device=x_BTLD.device))
+    scores_TN = torch.rand(frames, patches, generator=torch.Generator().manual_seed(seed))
+    return scores_TN.to(x_BTLD.device).expand(batch, -1, -1)
 
 
 # --- which patch went where -------------------------------------------------------------------------------------------

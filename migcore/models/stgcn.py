@@ -27,6 +27,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
+from migcore.models.shares import Dropout
 from migcore.models.weights import load_into
 
 _SETS = 3
@@ -169,7 +170,7 @@ class Block(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0)),
             nn.BatchNorm2d(channels),
-            nn.Dropout(dropout, inplace=True),
+            Dropout(dropout),
         )
         self.skip = skip
         self.residual: nn.Sequential | None = None

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from migcore.errors import CheckpointError, ConfigError, DataError
 from migcore.models.backbone import Pretrained, check_pretrained, image_backbone
+from migcore.models.shares import Dropout
 from migcore.models.weights import load_into
 
 
@@ -200,7 +201,7 @@ class TRN(nn.Module):
         self.base_model, width = image_backbone(
             config.backbone, width=config.backbone_width, pretrained=config.pretrained, generator=generator
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         with torch.device("meta"):
             self.new_fc = nn.Linear(width, config.feature_dim)
         self.new_fc.to_empty(device="cpu")

@@ -17,7 +17,7 @@ SETTINGS = sorted(set(re.findall(r"`(--set [\w.=]+|--skip-bad)`", PAGE)))
 
 
 def test_the_page_has_something_to_type() -> None:
-    assert len(COMMANDS) == 8 and sum("PATH/TO/imigue" in command for command in COMMANDS) == 6
+    assert len(COMMANDS) == 9 and sum("PATH/TO/imigue" in command for command in COMMANDS) == 7
     assert len(SETTINGS) == 4
     assert sum("make book" in command for command in COMMANDS) == 1
     assert all(command in README for command in COMMANDS if "make book" in command), "test_readme runs it"
