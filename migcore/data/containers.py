@@ -46,6 +46,19 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"is no whole film ({reason})", where=path, hint=hint)
 
 
+def version_of(path: Path) -> tuple[int, int]:
+    """Size and time of change of a film's file, by which what was read of it is known to be still true.
+
+    Raises:
+        DataError: the film is missing or cannot be looked at.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return stat.st_size, stat.st_mtime_ns
+
+
 def open_film(path: Path) -> tuple[InputContainer, VideoStream]:
     """A film and the stream of its moving pictures.
 

@@ -24,7 +24,15 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from migcore.data.containers import check_bytes, declared_end, declared_frames, lost_packets, open_film, unreadable
+from migcore.data.containers import (
+    check_bytes,
+    declared_end,
+    declared_frames,
+    lost_packets,
+    open_film,
+    unreadable,
+    version_of,
+)
 from migcore.errors import DataError
 
 _WHOLE_FRAMES = {"mov", "mp4", "matroska", "webm"}
@@ -84,16 +92,12 @@ def film_index(path: Path) -> FilmIndex:
     Raises:
         DataError: the film is missing, truncated, without frames, or no film.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return _film_index(path, stat.st_size, stat.st_mtime_ns)
+    return _film_index(path, version_of(path))
 
 
 @lru_cache(maxsize=512)
-def _film_index(path: Path, size: int, time_ns: int) -> FilmIndex:
-    """Of a film of that size and time of change (so that a new file of the same name is read anew)."""
+def _film_index(path: Path, version: tuple[int, int]) -> FilmIndex:
+    """Of a film in that version (a new file of the same name is read anew)."""
     check_bytes(path)
     container, stream = open_film(path)
     with container:

@@ -25,7 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from migcore.data.containers import check_bytes, open_film, unreadable
+from migcore.data.containers import check_bytes, open_film, unreadable, version_of
 from migcore.data.timeline import FilmIndex, begins_whole, decoded, film_index
 from migcore.errors import DataError
 
@@ -64,16 +64,12 @@ class _Look:
 
 
 def _look(path: Path) -> _Look:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return _look_at(path, stat.st_size, stat.st_mtime_ns)
+    return _look_at(path, version_of(path))
 
 
 @lru_cache(maxsize=1024)
-def _look_at(path: Path, size: int, time_ns: int) -> _Look:
-    """Of a film of that size and time of change."""
+def _look_at(path: Path, version: tuple[int, int]) -> _Look:
+    """Of a film in that version."""
     check_bytes(path)
     container, stream = open_film(path)
     with container:
