@@ -16,7 +16,7 @@ from migcore.data.imigue import ChangedDataWarning, open_dataset, read_clip_skel
 from migcore.data.video import probe, read_frames
 from migcore.errors import ConfigError
 from migcore.labels import NUM_CLASSES
-from migcore.studio.dataset import StudioConfig, class_counts, plan, skeleton, stage_film, write_studio
+from migcore.studio.dataset import StudioConfig, class_counts, is_finished, plan, skeleton, stage_film, write_studio
 from migcore.studio.probes import train_probe
 
 TINY = StudioConfig(
@@ -122,6 +122,36 @@ def test_the_identity_is_that_of_what_was_written(studio: Path, tmp_path: Path) 
     assert set(done["content"]) == {"splits.csv"} | {
         f"{f.video}/{f.video}{end}" for f in plan(TINY) for end in (".mp4", "_label.csv", "_light_hand.csv")
     }
+
+
+def test_a_studio_without_its_content_is_completed_if_its_tables_are_right(studio: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(studio, tmp_path / "set"))
+    done = json.loads((copy / "identity.json").read_text())
+    before = json.dumps({name: value for name, value in done.items() if name != "content"})  # as it was written once
+    (copy / "identity.json").write_text(before)
+    assert not is_finished(copy) and not is_finished(tmp_path / "nothing")
+    write_studio(copy, TINY, progress=False)
+    assert json.loads((copy / "identity.json").read_text()) == done and is_finished(copy)
+    (copy / "identity.json").write_text(before)
+    table = copy / "0001" / "0001_label.csv"
+    table.write_text("".join(reversed(table.read_text().splitlines(keepends=True))))
+    write_studio(copy, TINY, progress=False)
+    assert (copy / "identity.json").read_text() == before, "it is not what was written"
+
+
+def test_what_is_no_studio_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"file: is a file\. choose an empty folder"):
+        write_studio(tmp_path / "file", TINY, progress=False)
+    for name in ("identity.json", "recipe.json"):
+        for content in ("{", "[]", "\xff"):
+            folder = tmp_path / f"{name}{len(content)}{content[0]}"
+            folder.mkdir()
+            (folder / name).write_bytes(content.encode("latin-1"))
+            with pytest.raises(ConfigError, match=rf"{name}: is not what `migcore studio` writes"):
+                write_studio(folder, TINY, progress=False)
 
 
 def test_two_processes_write_what_one_does(studio: Path, tmp_path: Path) -> None:
