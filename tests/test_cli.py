@@ -187,10 +187,10 @@ def test_an_unfinished_shard_goes_on_on_another_machine(
 
     step = training._Loop.step
 
-    def interrupted(self: Any, loss: Any, optimizer: Any, batch: Any, number: int) -> Any:
+    def interrupted(self: Any, loss: Any, optimizer: Any, batch: Any, share: Any, number: int) -> Any:
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, loss, optimizer, batch, number)
+        return step(self, loss, optimizer, batch, share, number)
 
     at("whole")
     assert run(*train)[0] == 0
@@ -205,9 +205,9 @@ def test_an_unfinished_shard_goes_on_on_another_machine(
     assert [path.name for path in machines["resumed"].runs.glob("*/checkpoints/*")] == ["step-00000003.safetensors"]
     steps = []
 
-    def counted(self: Any, loss: Any, optimizer: Any, batch: Any, number: int) -> Any:
+    def counted(self: Any, loss: Any, optimizer: Any, batch: Any, share: Any, number: int) -> Any:
         steps.append(number)
-        return step(self, loss, optimizer, batch, number)
+        return step(self, loss, optimizer, batch, share, number)
 
     monkeypatch.setattr(training._Loop, "step", counted)
     assert run(*train)[0] == 0 and steps == [3]  # of two epochs of two steps
