@@ -9,7 +9,7 @@ two to a loss. Legend: B clips, K views of a clip, C classes. Notable choices:
 * the learning rate is a pure function of the step, for the same reason;
 * a batch is the batch of all processes together, and what is drawn for its clips does not depend on who has them
   (:mod:`migcore.models.shares`): more accelerators make it faster, not different. Sums are added in another order, so
-  that weights agree to some 1e-6, and to 1e-4 with batch norm.
+  that weights agree to some 1e-6, and to some 1e-4 with batch norm.
 """
 
 from __future__ import annotations
